@@ -49,7 +49,7 @@ class Page:
 def pandoc(source, *options):
     "Pandoc's output and its warnings."
     done = subprocess.run([pypandoc.get_pandoc_path(), *options], input=source, capture_output=True, text=True, encoding="utf-8")
-    return done.stdout, [line for line in done.stderr.splitlines() if line.strip()]
+    return done.stdout, [" ".join(warning.split()) for warning in re.split(r"^(?=\[)", done.stderr, flags=re.M) if warning.strip()]
 
 
 # ---- a processed notebook becomes the markdown that Quarto would hand to pandoc

@@ -16,7 +16,7 @@ def plain(markdown):
     "Quarto's markdown as GitHub reads it; links start at the repository's root."
     markdown = re.sub(r"^- \S+:.*\n?", "", markdown, flags=re.M) if markdown.startswith("# ") else markdown
     markdown = re.sub(r"^:::.*\n?", "", markdown, flags=re.M)
-    markdown = re.sub(r"[ \t]*\{[#.][^}\n]*\}", "", markdown)
+    markdown = re.sub(r"[ \t]*(?<!`)\{[#.][^}\n]*\}", "", markdown)
     markdown = re.sub(r"(\]\([^)\s]+\))\{[^}\n]*\}", r"\1", markdown)
     markdown = re.sub(r"\s*\[@[^\]]*\]", "", markdown)
     markdown = re.sub(r"(\]\()(?![a-z]+:|#|/|\.\./)([^)\s]+)\)", r"\1nbs/\2)", markdown)

@@ -20,12 +20,12 @@ def last_digit(number):
 
 
 def same_number(old, new):
-    "Equal up to 0.1 % or three units of the last digit; roundoff errors up to a factor of ten."
+    "Equal up to 0.1 % or one unit of the last digit; roundoff errors up to a factor of ten."
     a, b = float(old), float(new)
     if "e" in (old + new).lower() and max(abs(a), abs(b)) < ROUNDOFF:
         return max(abs(a), abs(b)) < 1e-12 or (a * b > 0 and 0.1 <= a / b <= 10)
     if re.fullmatch(r"[-+]?\d+", old) and re.fullmatch(r"[-+]?\d+", new): return abs(a - b) <= 1e-3 * abs(a)
-    return abs(a - b) <= max(1e-3 * abs(a), 3 * last_digit(old))
+    return abs(a - b) <= max(1e-3 * abs(a), 1.001 * last_digit(old))
 
 
 def same_text(old, new):
