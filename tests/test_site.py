@@ -87,7 +87,7 @@ def tree(tmp_path):
     (nbs/"_quarto.yml").write_text("book:\n  chapters: [01_a.ipynb]\n")
     (nbs/"references.bib").write_text("")
     code = ["#| default_exp a", EXERCISE, "#| slow\n#| volatile\n" + FIGURE, "#| hide\nsecret = 1"]
-    cells = [nbf.new_markdown_cell("# A\n\n> What it is."), *map(nbf.new_code_cell, code)]
+    cells = [nbf.new_markdown_cell("# A\n\n> What it is.\n- number-sections: false\n\nMore words."), *map(nbf.new_code_cell, code)]
     cells[3]["outputs"] = [image(PNG)]
     nbformat.write(nbf.new_notebook(cells=cells), nbs/"01_a.ipynb")
     return tmp_path
@@ -97,15 +97,9 @@ def test_processed_pages(tree):
     assert check_site.check(tree) == ([], [])
     cells = json.loads((tree/"_proc"/"01_a.ipynb").read_text())["cells"]
     sources = ["".join(c["source"]) for c in cells]
-    assert "title: A" in sources[0] and "output-file" not in sources[0]
+    assert "title: A" in sources[0] and "number-sections: false" in sources[0] and "output-file" not in sources[0]
+    assert sources[1] == "More words."
     code = [s for s, c in zip(sources, cells) if c["cell_type"] == "code"]
     assert code[0] == 'def twice(x):\n    "Two x."\n    # 1. add\n    raise NotImplementedError("ex_1_1: your turn")'
     assert code[1].startswith('#| code-fold: true\n#| code-summary: "Solution"\ndef twice(x):') and "return x + x" in code[1]
     assert code[2] == FIGURE and len(code) == 3
-
-
-def test_text_beside_the_title_is_found():
-    import nbformat.v4 as nbf
-    def fault(source): return check_site.check_title_cell("a", nbf.new_notebook(cells=[nbf.new_markdown_cell(source)]))
-    assert fault("# A\n\n> What it is.\n- number-sections: false") == []
-    assert "does not reach the page" in fault("# A\n\nLost words.")[0]

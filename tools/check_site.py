@@ -215,13 +215,6 @@ def check_chapters(quarto, sources):
             + [f"_quarto.yml lists {c} twice" for c, n in Counter(listed).items() if n > 1])
 
 
-def check_title_cell(path, nb):
-    "nbdev keeps of the title's cell the title, the description and `- key: value` lines only."
-    cell = next((c for c in nb["cells"] if c["cell_type"] == "markdown" and re.search(r"^# ", text(c["source"]), re.M)), None)
-    lost = [line for line in text(cell["source"]).splitlines() if line.strip() and not re.match(r"# |> |- \S+:", line)] if cell else []
-    return [f"{path}: text in the title's cell does not reach the page; move it to a cell of its own: {lost[0][:60]}"] if lost else []
-
-
 def bibliography(bib):
     "The keys of a BibTeX file and the faults of the file."
     entries, warnings = pandoc(bib, "-f", "biblatex", "-t", "csljson")
@@ -271,9 +264,8 @@ def process(tree):
 def check(tree):
     "Faults of the book in `tree` (where _proc is written) and the references that no page cites."
     nbs, out = tree/"nbs", process(tree)
-    sources = {str(p.relative_to(nbs)): json.loads(p.read_text()) for p in notebooks(tree)}
+    sources = [str(p.relative_to(nbs)) for p in notebooks(tree)]
     faults = check_chapters(yaml.safe_load((nbs/"_quarto.yml").read_text()), sources)
-    for path, nb in sources.items(): faults += check_title_cell(path, nb)
     pages = [read_page(path, json.loads((out/path).read_text())) for path in sources]
     files = {str(p.relative_to(nbs)): p.stat().st_size for p in nbs.rglob("*") if p.is_file()}
     more, unused = check_pages(pages, (nbs/"references.bib").read_text(), files)

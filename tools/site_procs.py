@@ -1,19 +1,30 @@
 "Processors that nbdev runs, after its own, on every notebook that becomes a page (settings.ini: procs)."
-from execnb.nbio import mk_cell
+import re
+
+from execnb.nbio import mk_cell, read_nb
 from nbdev.frontmatter import _dict2fm, _fm2dict
 from nbdev.process import Processor
 
 from eqbook.exercises import stub
 
 
+def beside_title(nb):
+    "The text of the title's cell that is neither title, description nor a `- key: value` line for the page."
+    title = next(c.source for c in read_nb(nb.path_).cells if c.cell_type == "markdown" and re.search(r"^# ", c.source, re.M))
+    text = re.sub(r"^(# .*|- [\w-]+:.*)\n?", "", title, flags=re.M)
+    return re.sub(r"^> .*\n?", "", text, count=1, flags=re.M).strip()
+
+
 class plain_pages(Processor):
-    "Pages keep their notebook's name, so that links between notebooks hold on the site, too."
+    """Pages keep their notebook's name, so that links between notebooks hold on the site, too.
+    The title's cell keeps its text, which nbdev would drop."""
     def begin(self):
         cell = next((c for c in self.nb.cells if c.cell_type == "raw"), None)
         if cell is None: return
         front = _fm2dict(cell.source)
         front.pop("output-file", None)
         cell.source = _dict2fm(front)
+        if lost := beside_title(self.nb): self.nb.cells.insert(1, mk_cell(lost, "markdown"))
 
 
 def folded(source):
