@@ -63,7 +63,7 @@ def check_pages(tree, folder):
 
 def check_ruff(tree, folder):
     "No complaint from ruff."
-    yield verdict("ruff", complaint(run(tree, "ruff", "check", "--no-cache", "--quiet", "eqbook", "tools", "tests", "setup.py")))
+    yield verdict("ruff", complaint(run(tree, "ruff", "check", "--no-cache", "--quiet", "--output-format=concise", "eqbook", "tools", "tests", "setup.py")))
 
 
 def check_installed(tree, folder):
