@@ -8,12 +8,13 @@ root = Path(__file__).parent
 parser = configparser.ConfigParser(delimiters=["="])
 parser.read(root/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
+readme = root/"README.md"  # made by `make export`, which needs this package's tools installed first
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(root/"README.md").read_text(encoding="utf-8"),
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
