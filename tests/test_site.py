@@ -49,12 +49,17 @@ def test_unused_reference_is_named(other, bib):
     (("f", [dict(output_type="stream", name="stderr", text="a warning")]), "stores a warning"),
     (("f", [dict(output_type="stream", name="stdout", text="saved in /home/someone/x")]), "path of one machine"),
     (("f", [dict(output_type="display_data", metadata={}, data={"text/plain": "Text(0.5, 0, 'x')"})]), "the page would show"),
-    ("word " * 700_000, "page of 3.5 MB"),
 ])
 def test_a_planted_fault_is_found(cell, words, good, other, bib):
     good["cells"] += page_of(cell)["cells"][1:]
     found = faults(bib, {"images/a.png": 100, "images/big.png": 200_000}, page=good, other=other)
     assert len(found) == 1 and words in found[0], found
+
+
+def test_a_heavy_page_is_found(monkeypatch, other, bib):
+    assert faults(bib, other=other) == []
+    monkeypatch.setattr(check_site, "MAX_PAGE", 10)
+    assert "page of 0.0 MB, the limit is" in faults(bib, other=other)[0]
 
 
 def test_label_on_the_title(bib): assert "label on the chapter's title" in faults(bib, page=page_of(title='"A {#sec-a}"'))[0]
