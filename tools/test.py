@@ -111,6 +111,7 @@ def main(names):
             try:
                 for result in CHECKS[name](tree, work):
                     counts[result.status] += 1
+                    if result.status == "passed" and "::" in result.name: continue  # a hundred small tests: tell what needs telling
                     print(f"{SIGNS[result.status]} {result.name}", *(["\n     " + result.detail.replace("\n", "\n     ")] if result.detail else []), flush=True)
             except Exception as e:  # a check that cannot run has failed; the others still tell
                 counts["failed"] += 1
