@@ -2,6 +2,8 @@
 import base64
 import json
 
+import nbformat
+import nbformat.v4 as nbf
 import pytest
 from conftest import FIGURE, PNG, image, page_of
 
@@ -83,8 +85,6 @@ EXERCISE = '#| exports\n#| exercise ex_1_1\ndef twice(x):\n    "Two x."\n    # 1
 @pytest.fixture
 def tree(tmp_path):
     "A book of one chapter with one exercise."
-    import nbformat
-    import nbformat.v4 as nbf
     nbs = tmp_path/"nbs"
     nbs.mkdir()
     settings = (check_site.root/"settings.ini").read_text()

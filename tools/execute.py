@@ -1,12 +1,14 @@
 """Run notebooks top to bottom in a real Jupyter kernel, slow cells included, and store their outputs.
 
 `python -m tools.execute [NOTEBOOK ...]`. A notebook that fails is left as it was."""
+import json
 import os
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+from execnb.nbio import write_nb
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import clean_nb
@@ -38,11 +40,11 @@ def execute(path):
     "Run one notebook, then replace its file in one step."
     nb = nbformat.read(path, 4)
     Client(nb, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
-    clean_nb(nb)
     if faults := list(leaks(nb)): raise ValueError("; ".join(faults))
-    from execnb.nbio import dict2nb, write_nb
+    stored = json.loads(nbformat.writes(nb))
+    clean_nb(stored)
     beside = path.with_suffix(".ipynb.tmp")
-    write_nb(dict2nb(nb), beside)
+    write_nb(stored, beside)
     os.replace(beside, path)
 
 
