@@ -54,6 +54,18 @@ def test_import_is_light():
 def test_readme_markdown(quarto_text, github): assert export.plain(quarto_text) == github
 
 
+def test_readme_is_made_from_the_preface(tmp_path):
+    (tmp_path/"nbs").mkdir()
+    made = [nbf.new_markdown_cell("# T\n\n> d\n- number-sections: false"), nbf.new_code_cell("#| hide\nsecret"),
+            nbf.new_code_cell("#| code-fold: true\nprint(1)", outputs=[nbf.new_output("stream", name="stdout", text="1\n")])]
+    nbformat.write(nbf.new_notebook(cells=made), tmp_path/"nbs"/"index.ipynb")
+    text = export.readme(tmp_path)
+    assert "# T\n\n> d\n\n```python\nprint(1)\n```\n\n    1\n" in text and "secret" not in text
+    made[2].outputs = [nbf.new_output("display_data", {"image/png": ""})]
+    nbformat.write(nbf.new_notebook(cells=made), tmp_path/"nbs"/"index.ipynb")
+    with pytest.raises(ValueError, match="needs it as a file in nbs/images"): export.readme(tmp_path)
+
+
 def test_readme_holds_no_quarto():
     text = (root/"README.md").read_text()
     assert not any(mark in text for mark in ("{#", ":::", "[@", "@sec-", "@fig-", "@eq-", "#|"))

@@ -8,6 +8,7 @@ import pytest
 from conftest import FIGURE, PNG, image, page_of
 
 from tools import check_site
+from tools.common import root
 
 
 def faults(bib, files=None, **pages):
@@ -87,7 +88,7 @@ def tree(tmp_path):
     "A book of one chapter with one exercise."
     nbs = tmp_path/"nbs"
     nbs.mkdir()
-    settings = (check_site.root/"settings.ini").read_text()
+    settings = (root/"settings.ini").read_text()
     (tmp_path/"settings.ini").write_text(settings)
     (nbs/"_quarto.yml").write_text("book:\n  chapters: [01_a.ipynb]\n")
     (nbs/"references.bib").write_text("")

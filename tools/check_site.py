@@ -16,14 +16,13 @@ from html.parser import HTMLParser
 import pypandoc
 import yaml
 
-from tools.common import environment, notebooks, root, snapshot, text
+from tools.common import environment, notebooks, shows_machine, snapshot, text
 
 KINDS = ("fig", "eq", "sec", "tbl")
 MAX_PAGE, MAX_IMAGE = 3_000_000, 150_000
 CROSS = re.compile(rf"({'|'.join(KINDS)})-", re.IGNORECASE)
 EXTERNAL = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 REPR = re.compile(r"(\[?<matplotlib|<Axes|Text\(|<Figure|array\(\[<Axes)")
-MACHINE_PATH = re.compile(r"(?<![\w./:])/(?:home|root|Users|tmp|mnt|opt|var/folders)/\w|/site-packages/")
 
 
 @dataclass
@@ -102,8 +101,7 @@ def output_markdown(out, options, page):
             page.faults.append(f"a cell stores a warning or progress bar (remove its cause or say `#| warning: false`): {content.strip()[:120]}")
         data = {"text/plain": content}
     else: data = {kind: text(value) for kind, value in out["data"].items() if isinstance(value, (str, list))}
-    leaks = [m for kind in data if kind.startswith("text/") for m in MACHINE_PATH.findall(data[kind])]
-    if leaks or any(str(root) in value for kind, value in data.items() if kind.startswith("text/")):
+    if any(kind.startswith("text/") and shows_machine(value) for kind, value in data.items()):
         page.faults.append(f"a stored output shows a path of one machine: {data.get('text/plain', '').strip()[:120]}")
     if any(kind.startswith("image/") for kind in data): return ""
     if "text/html" in data: return fence(data["text/html"], "{=html}")

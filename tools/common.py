@@ -1,5 +1,6 @@
 "Where things are, and a snapshot of the tree to work on."
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import NamedTuple
 root = Path(__file__).resolve().parent.parent
 generated = shutil.ignore_patterns(".git", ".venv", "_proc", "_docs", "_site", "build", "dist", "*.egg-info", "__pycache__", ".*_cache",
                                    ".ipynb_checkpoints", ".quarto", "*.tmp", "eqbook-demo")
+
+MACHINE_PATH = re.compile(r"(?<![\w./:])/(?:home|root|Users|tmp|mnt|opt|var/folders)/\w|/site-packages/")
 
 
 class Result(NamedTuple):
@@ -41,3 +44,8 @@ def notebooks(tree):
 def text(parts):
     "A notebook stores text as a string or as a list of lines."
     return parts if isinstance(parts, str) else "".join(parts)
+
+
+def shows_machine(output):
+    "Does a stored output tell where one machine keeps things?"
+    return bool(MACHINE_PATH.search(output)) or str(root) in output

@@ -13,8 +13,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import clean_nb
 
-from tools.check_site import MACHINE_PATH, MAX_IMAGE
-from tools.common import environment, notebooks, root, text
+from tools.check_site import MAX_IMAGE
+from tools.common import environment, notebooks, root, shows_machine, text
 
 
 class Client(NotebookClient):
@@ -31,7 +31,7 @@ def leaks(nb):
         for out in cell.get("outputs", []):
             data = out.get("data") or {"text/plain": out.get("text", "")}
             for kind, value in data.items():
-                if kind.startswith("text/") and (MACHINE_PATH.search(text(value)) or str(root) in text(value)):
+                if kind.startswith("text/") and shows_machine(text(value)):
                     yield f"cell {i} stores a path of this machine: {text(value).strip()[:120]}"
                 if kind == "image/png" and len(value) * 3 / 4 > MAX_IMAGE: yield f"cell {i} stores a PNG over {MAX_IMAGE // 1000} kB"
 

@@ -26,6 +26,7 @@ def plain(markdown):
 def readme(tree):
     "README.md's text, from nbs/index.ipynb: prose, code and printed text; its pictures are files in nbs/images."
     nb = nbformat.read(tree/"nbs"/"index.ipynb", 4)
+    nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean removes it, the exporter colours code by it
     nb.cells = [c for c in nb.cells if c.cell_type == "markdown" or (c.cell_type == "code" and not HIDDEN.match(c.source))]
     for cell in nb.cells:
         if cell.cell_type == "markdown": cell.source = plain(cell.source)
