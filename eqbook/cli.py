@@ -33,7 +33,7 @@ def _version(wanted:bool):
 @app.callback()
 def _options(version:Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]=False): pass
 
-# %% ../nbs/lab/cli.ipynb #45c98811
+# %% ../nbs/lab/cli.ipynb #d5c47e45
 def _keys(pairs)->Optional[dict]:
     "['charges=dft_hirshfeld'] as a dict; ValueError for a pair without '='."
     pairs = pairs or []
@@ -46,7 +46,7 @@ def demo_command(
         data:Annotated[str, typer.Option(help="gfn2 (embedded), pbe0 (public) or an extended XYZ file")]="gfn2",
         key:Annotated[Optional[list[str]], typer.Option(help="of a file: NAME=KEY, may be repeated")]=None,
         out:Annotated[Path, typer.Option(help="folder to make")]=Path("eqbook-demo"),
-        epochs:Annotated[int, typer.Option(min=1, help="passes over the training frames")]=40,
+        epochs:Annotated[int, typer.Option(min=1, help="passes over the training frames")]=25,
         seed:Annotated[int, typer.Option(help="of split, weights and batches")]=0,
         quiet:Annotated[bool, typer.Option("--quiet", help="no progress bar")]=False):
     """Train a SchNet-like network on atomic charges, check its symmetries, draw its parity plot.

@@ -6,7 +6,7 @@
 __all__ = ['reference_energies', 'centre_energies', 'Potential', 'energy_and_forces', 'energy_forces_stress', 'force_loss',
            'force_errors']
 
-# %% ../nbs/02b_forces.ipynb #b209fec8
+# %% ../nbs/02b_forces.ipynb #54de955b
 from typing import Callable, Sequence
 
 import numpy as np
@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from .graphs import scatter_sum
-from .training import mae, mse
+from .schnet import mae, mse
 
-# %% ../nbs/02b_forces.ipynb #e184089e
+# %% ../nbs/02b_forces.ipynb #32e343ba
 def reference_energies(frames:Sequence, # ase.Atoms with info["energy"], eV
                       )->dict:          # atomic number -> eV
     "Energy of each element by least squares, @eq-references, in float64."
+    missing = [k for k, atoms in enumerate(frames) if "energy" not in atoms.info]
+    if missing or not len(frames): raise ValueError(f"frame {missing[0]}: no energy in atoms.info" if missing else "no frames")
     elements = np.unique(np.concatenate([atoms.numbers for atoms in frames]))
     counts = np.array([(atoms.numbers[:, None] == elements).sum(0) for atoms in frames], dtype=np.float64)
     energies = np.array([atoms.info["energy"] for atoms in frames], dtype=np.float64)
@@ -31,24 +33,28 @@ def centre_energies(frames:Sequence, # ase.Atoms with info["energy"], eV
     "The frames with the energies of their elements subtracted, in float64; ValueError for an element without reference."
     def centred(k, atoms):
         unknown = set(atoms.numbers.tolist()) - set(references)
+        if "energy" not in atoms.info: raise ValueError(f"frame {k}: no energy in atoms.info")
         if unknown: raise ValueError(f"frame {k}: no reference energy for atomic number {', '.join(map(str, sorted(unknown)))}")
         new = atoms.copy()
         new.info["energy"] = atoms.info["energy"] - sum(references[z] for z in atoms.numbers.tolist())
         return new
     return [centred(k, atoms) for k, atoms in enumerate(frames)]
 
-# %% ../nbs/02b_forces.ipynb #9380c604
+# %% ../nbs/02b_forces.ipynb #8720e1a8
 class Potential(nn.Module):
     "Energy of each system as the scaled sum of atomic terms, @eq-forces: as symmetric as `per_atom`."
     def __init__(self, per_atom:nn.Module, # batch -> (N, 1)
                  scale:float=1.,           # eV
                 ):
         super().__init__()
-        self.per_atom, self.scale = per_atom, scale
+        self.per_atom = per_atom
+        self.register_buffer("scale", torch.tensor(float(scale)))
 
     def forward(self, batch)->torch.Tensor: # (B,) eV
         # 1. sum the atomic terms of each system
-        return self.scale * scatter_sum(self.per_atom(batch), batch.mol_id, batch.n_mols).squeeze(-1)
+        terms = self.per_atom(batch)
+        if terms.shape != (len(batch.positions), 1): raise ValueError(f"per_atom returned {tuple(terms.shape)}, expected {(len(batch.positions), 1)}")
+        return self.scale * scatter_sum(terms, batch.mol_id, batch.n_mols)[:, 0]
 
 def energy_and_forces(model:Callable,          # batch -> (B,) eV
                       batch,                   # AtomGraph

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TINY', 'species_table', 'species_index', 'neighbour_list', 'scatter_sum', 'scatter_mean', 'distance', 'Geometry',
-           'AtomGraph', 'TorchAtoms', 'BatchedTorchAtoms']
+           'MissingLabel', 'AtomGraph', 'TorchAtoms', 'BatchedTorchAtoms']
 
-# %% ../nbs/01_graphs.ipynb #47fad832
+# %% ../nbs/01_graphs.ipynb #2f37c7a6
 import copy
 from dataclasses import dataclass, field
 from typing import Optional, Sequence
@@ -17,20 +17,23 @@ from ase.data import atomic_numbers, chemical_symbols
 from ase.neighborlist import neighbor_list as _ase_neighbours
 from vesin import NeighborList as _VesinList
 
-from .datasets.core import LABELS
+from .datasets.core import LABELS, check_label
 
-# %% ../nbs/01_graphs.ipynb #755f3fce
-def species_table(frames:Sequence, # ase.Atoms objects
+# %% ../nbs/01_graphs.ipynb #9e82205e
+def species_table(frames:Sequence, # ase.Atoms objects, at least one
                  )->tuple:         # sorted atomic numbers
     "The sorted table of the elements that occur in `frames`."
+    if not len(frames): raise ValueError("no frames: a species table needs at least one")
     # 1. collect the atomic numbers of all frames
     found = np.unique(np.concatenate([atoms.numbers for atoms in frames]))
     # 2. return them sorted, as plain ints
     return tuple(int(z) for z in found)
 
-# %% ../nbs/01_graphs.ipynb #c728b334
+# %% ../nbs/01_graphs.ipynb #ee9ac1ca
 def _as_table(species):
     "Sorted atomic numbers from symbols or numbers."
+    unknown = [s for s in species if isinstance(s, str) and s not in atomic_numbers]
+    if unknown: raise ValueError(f"{unknown[0]!r} is not a chemical symbol")
     return tuple(sorted({atomic_numbers[s] if isinstance(s, str) else int(s) for s in species}))
 
 def species_index(numbers:np.ndarray, # (N,) atomic numbers
@@ -45,7 +48,7 @@ def species_index(numbers:np.ndarray, # (N,) atomic numbers
                          f"{[chemical_symbols[z] for z in table]}: pass species=species_table(all_frames)")
     return index
 
-# %% ../nbs/01_graphs.ipynb #a0442295
+# %% ../nbs/01_graphs.ipynb #1f6d37bf
 def neighbour_list(atoms,                # ase.Atoms
                    cutoff:float,         # Angstrom
                    method:str="vesin",   # "vesin" or "ase" (the reference)
@@ -54,7 +57,8 @@ def neighbour_list(atoms,                # ase.Atoms
     if not (np.isfinite(cutoff) and cutoff > 0): raise ValueError(f"cutoff is {cutoff}: it must be a length above zero, in Angstrom")
     if method == "ase": return _ase_neighbours("ijS", atoms, cutoff)
     if method != "vesin": raise ValueError(f"neighbours={method!r} is unknown: use 'vesin' or 'ase'")
-    pairs = _VesinList(cutoff=cutoff, full_list=True, sorted=True)
+    n_threads = 1 if len(atoms) < 2000 else 0 # starting threads costs more than a small list; 0: as many as there are cores
+    pairs = _VesinList(cutoff=cutoff, full_list=True, sorted=True, n_threads=n_threads)
     idx_i, idx_j, offset = pairs.compute(points=atoms.positions, box=atoms.cell.array, periodic=atoms.pbc, quantities="ijS")
     return idx_i.view(np.int64), idx_j.view(np.int64), offset
 
@@ -122,16 +126,19 @@ class Geometry:
         d = distance(r)
         return r / torch.where(d > TINY, d, 1.0).unsqueeze(-1)
 
-# %% ../nbs/01_graphs.ipynb #525a31ee
+# %% ../nbs/01_graphs.ipynb #1f0a4c16
+class MissingLabel(AttributeError, ValueError): "A label that was asked for and is not there."
+
 class AtomGraph(Geometry):
     "A `Geometry` that can be moved, cast, indexed and asked for its labels."
     def __getattr__(self, name):
         labels = self.__dict__.get("labels", {})
         if name in labels: return labels[name]
-        raise AttributeError(f"the graph has no field or label {name!r}; its labels are {sorted(labels)}")
+        raise MissingLabel(f"the graph has no field or label {name!r}; its labels are {sorted(labels)} (a batch has those that all its systems share)")
 
     def replace(self, **fields)->"AtomGraph":
         "A copy with some fields changed."
+        if unknown := set(fields) - set(vars(self)): raise TypeError(f"no such field: {', '.join(sorted(unknown))}")
         new = copy.copy(self)
         vars(new).update(fields)
         return new
@@ -154,12 +161,17 @@ class AtomGraph(Geometry):
                 f"cutoff {self.cutoff:g}, {self.positions.dtype}, labels: {', '.join(self.labels) or 'none'})")
 
     def __getitem__(self, k): return _select(self, k)
-    def transformed(self, rotation=None, translation=None, permutation=None): return _transform(self, rotation, translation, permutation)
-    def strained(self, strain): return _strain(self, strain)
 
-# %% ../nbs/01_graphs.ipynb #f5d28e7f
+    def transformed(self, rotation=None, translation=None, permutation=None)->"AtomGraph": # (d, d), (d,) Angstrom, (N,)
+        "The graph rotated, then moved; its atom k is the old atom permutation[k]. Labels are dropped."
+        return _transform(self, rotation, translation, permutation)
+
+    def strained(self, strain:torch.Tensor)->"AtomGraph": # (B, 3, 3), one for each system
+        "The graph in a space deformed by x -> x (1 + strain). Labels are dropped."
+        return _strain(self, strain)
+
+# %% ../nbs/01_graphs.ipynb #d2588137
 def _transform(graph, rotation, translation, permutation):
-    "The graph rotated (d, d), then moved (d,), its atom k being the old atom permutation[k]; labels are dropped."
     positions, shift, cell = graph.positions, graph.shift, graph.cell
     if rotation is not None:
         R = rotation.to(positions)
@@ -169,14 +181,16 @@ def _transform(graph, rotation, translation, permutation):
     if permutation is None: return graph
     p = permutation.to(graph.idx_i.device)
     new_place = torch.argsort(p)
+    if not torch.equal(p[new_place], torch.arange(len(positions), device=p.device)): raise ValueError(f"not a permutation of {len(positions)} atoms")
     return graph.replace(**{k: getattr(graph, k)[p] for k in ("positions", "numbers", "species", "mol_id")},
                          idx_i=new_place[graph.idx_i], idx_j=new_place[graph.idx_j])
 
 def _strain(graph, strain):
-    "The graph in a space deformed by x -> x (1 + strain), strain (B, 3, 3), one for each system."
+    if strain.shape != (len(graph), 3, 3): raise ValueError(f"strain has shape {tuple(strain.shape)}, expected {(len(graph), 3, 3)}")
+    strain = strain.to(graph.positions)
     def deform(x, system): return x + torch.einsum("na,nab->nb", x, strain.index_select(0, system))
     return graph.replace(positions=deform(graph.positions, graph.mol_id), shift=deform(graph.shift, graph.mol_id[graph.idx_i]),
-                         cell=graph.cell + graph.cell @ strain)
+                         cell=graph.cell + graph.cell @ strain, labels={})
 
 def _select(graph, k):
     "System k of a batch as a graph of its own, labels included."
@@ -191,7 +205,7 @@ def _select(graph, k):
         cell=graph.cell[k:k+1], pbc=graph.pbc[k:k+1], mol_id=graph.mol_id[atoms] * 0, n_mols=1, table=graph.table, cutoff=graph.cutoff,
         labels={name: y[atoms] if _per_atom(name) else y[k:k+1] for name, y in graph.labels.items()})
 
-# %% ../nbs/01_graphs.ipynb #a692d231
+# %% ../nbs/01_graphs.ipynb #474b606f
 def _per_atom(name): return LABELS[name][:1] == ("N",)
 
 def _check_atoms(atoms):
@@ -199,20 +213,22 @@ def _check_atoms(atoms):
     if len(atoms) == 0: raise ValueError("the system has no atoms")
     bad = ~np.isfinite(atoms.positions).all(1)
     if bad.any(): raise ValueError(f"the position of atom {np.argmax(bad)} is not finite: {atoms.positions[np.argmax(bad)]}")
-    if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
+    periodic = atoms.cell.array[atoms.pbc]
+    if not np.isfinite(periodic).all() or (len(periodic) and np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic)):
         raise ValueError(f"pbc is {atoms.pbc.tolist()} but the cell has zero volume: set atoms.cell, or atoms.pbc = False")
 
 def _labels(atoms, dtype):
     "The labels that `atoms` carries; those of a system get a leading dimension, the energy stays in float64."
-    found = {}
+    found, results = {}, atoms.calc.results if atoms.calc else {}
     for name in LABELS:
-        value = (atoms.arrays if _per_atom(name) else atoms.info).get(name)
+        value = (atoms.arrays if _per_atom(name) else atoms.info).get(name, results.get(name))
         if value is not None:
-            value = torch.tensor(np.asarray(value), dtype=torch.float64 if name == "energy" else dtype)
-            found[name] = value if _per_atom(name) else value[None]
+            value = check_label(name, value, len(atoms))
+            value = torch.from_numpy(value if _per_atom(name) else value[None])
+            found[name] = value if name == "energy" else value.to(dtype)
     return found
 
-# %% ../nbs/01_graphs.ipynb #75137c91
+# %% ../nbs/01_graphs.ipynb #0edd8380
 class TorchAtoms(AtomGraph):
     "The graph of one `ase.Atoms`: E(3)-equivariant in its vectors, invariant in its edges."
     def __init__(self, atoms,                   # ase.Atoms
@@ -230,14 +246,14 @@ class TorchAtoms(AtomGraph):
         cell = atoms.cell.array
         # 3. tensors: geometry was computed in float64 and is cast once
         dtype = dtype or torch.get_default_dtype()
-        def real(x): return torch.tensor(x, dtype=dtype)
+        def real(x): return torch.from_numpy(np.array(x)).to(dtype) # np.array copies: the graph shares no memory with the frame
         super().__init__(
-            positions=real(atoms.positions), numbers=torch.tensor(atoms.numbers).long(), species=species,
+            positions=real(atoms.positions), numbers=torch.from_numpy(atoms.numbers.astype(np.int64)), species=species,
             idx_i=torch.from_numpy(idx_i), idx_j=torch.from_numpy(idx_j), shift=real(offset @ cell),
-            cell=real(cell[None]), pbc=torch.tensor(atoms.pbc[None]), mol_id=torch.zeros(len(atoms), dtype=torch.long),
+            cell=real(cell[None]), pbc=torch.from_numpy(atoms.pbc[None].copy()), mol_id=torch.zeros(len(atoms), dtype=torch.long),
             n_mols=1, table=table, cutoff=float(cutoff), labels=_labels(atoms, dtype))
 
-# %% ../nbs/01_graphs.ipynb #1a5ee606
+# %% ../nbs/01_graphs.ipynb #de0c9a32
 class BatchedTorchAtoms(AtomGraph):
     "Several graphs as one that has no edge between systems; equivariant as its parts."
     def __init__(self, graphs:Sequence, # AtomGraph objects of one species table, dtype and device
@@ -257,7 +273,7 @@ class BatchedTorchAtoms(AtomGraph):
             **{name: cat(name) for name in ("positions", "numbers", "species", "shift", "cell", "pbc")},
             idx_i=cat("idx_i") + first_atom, idx_j=cat("idx_j") + first_atom,
             mol_id=cat("mol_id") + before(n_mols, n_atoms), n_mols=int(n_mols.sum()), table=graphs[0].table,
-            cutoff=graphs[0].cutoff, labels={name: torch.cat([g.labels[name] for g in graphs]) for name in LABELS if name in shared})
+            cutoff=graphs[0].cutoff, labels={name: torch.cat([g.labels[name] for g in graphs]) for name in graphs[0].labels if name in shared})
 
 # %% ../nbs/01_graphs.ipynb #50f6030a
 def _check_compatible(graphs):

@@ -6,9 +6,9 @@ from eqbook.datasets.core import have, split
 from eqbook.datasets.water import load_water
 from eqbook.forces import Potential, centre_energies, energy_and_forces, reference_energies
 from eqbook.graphs import BatchedTorchAtoms, TorchAtoms, scatter_sum
-from eqbook.schnet import InvNet, SimpleRBF, element_means
+from eqbook.schnet import InvNet, SimpleRBF, element_means, mae
 from eqbook.symmetry import assert_equivariant
-from eqbook.training import evaluate, fit, label_loss, mae
+from eqbook.training import evaluate, fit, label_loss
 
 pytestmark = pytest.mark.skipif(not have("waterAims.xyz"), reason="waterAims.xyz is not here: set EQBOOK_DATA_DIR to its folder")
 

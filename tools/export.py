@@ -9,6 +9,7 @@ from nbconvert import MarkdownExporter
 from tools.common import root, text
 
 HIDDEN = re.compile(r"#\|\s*(hide|export|exporti|default_exp|include:\s*false)\b")
+SILENT = re.compile(r"^#\|\s*echo:\s*false\b", re.MULTILINE)
 OPTION = re.compile(r"^#\|.*\n?", re.MULTILINE)
 
 
@@ -31,11 +32,12 @@ def readme(tree):
     for cell in nb.cells:
         if cell.cell_type == "markdown": cell.source = plain(cell.source)
         else:
-            cell.source = OPTION.sub("", cell.source)
+            cell.source = "" if SILENT.search(cell.source) else OPTION.sub("", cell.source)
             cell.outputs = [o for o in cell.outputs if not o.get("name") == "stderr"]
             if any(kind.startswith("image/") for o in cell.outputs for kind in o.get("data", {})):
                 raise ValueError("nbs/index.ipynb draws a figure; README.md needs it as a file in nbs/images")
     body, _ = MarkdownExporter().from_notebook_node(nb)
+    body = body.replace("```python\n\n```\n", "")
     return re.sub(r"\n{3,}", "\n\n", f"<!-- Made from nbs/index.ipynb by `make export`; edit that. -->\n\n{text(body).strip()}\n")
 
 

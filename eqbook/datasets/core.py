@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLIC', 'LABELS', 'COINCIDENT', 'PublicFile', 'sha256', 'user_folder', 'cache_folder', 'have', 'fetch',
-           'take_labels', 'put_labels', 'check_geometry', 'read_extxyz', 'split']
+           'take_labels', 'check_label', 'put_labels', 'check_geometry', 'read_extxyz', 'split']
 
 # %% ../../nbs/datasets/core.ipynb #9d2011a4
 import hashlib, os
@@ -79,10 +79,10 @@ def _download(name, url, known):
 LABELS = {"energy": (), "dipole": (3,), "quadrupole": (6,), "forces": ("N", 3), "charges": ("N",)}
 COINCIDENT = 1e-3  # Angstrom; no two nuclei are that close
 
-# %% ../../nbs/datasets/core.ipynb #745dd913
+# %% ../../nbs/datasets/core.ipynb #0d103057
 def _chunks(path:Path):
     "The lines of one frame after the other, each with its number."
-    with open(path) as lines:
+    with open(path, encoding="utf-8", errors="replace") as lines: # a binary file is refused below, by name
         k = 0
         for head in lines:
             if not head.strip(): continue
@@ -119,20 +119,29 @@ def _fields(atoms):
     "The names of all that a frame carries beside its atoms."
     return sorted({*atoms.info, *atoms.arrays, *(atoms.calc.results if atoms.calc else ())} - {"numbers", "positions"})
 
-# %% ../../nbs/datasets/core.ipynb #33c41c72
+# %% ../../nbs/datasets/core.ipynb #b62abcd6
+def check_label(name:str,    # a key of `LABELS`
+                value,       # number or array
+                n_atoms:int,
+                where:str="",# file and frame, for the message
+               )->np.ndarray: # float64, of the label's shape
+    "A label as an array of the right shape; a ValueError names what is wrong with its type, shape or finiteness."
+    value, field = np.asarray(value), f"{where}, {name}" if where else name
+    shape = tuple(n_atoms if s == "N" else s for s in LABELS[name])
+    if value.dtype.kind not in "fiu": raise ValueError(f"{field}: not a number: {value.tolist()!r}"[:300])
+    if value.shape != shape: raise ValueError(f"{field}: shape {value.shape}, expected {shape}; check `keys`")
+    if not np.isfinite(value).all(): raise ValueError(f"{field}: NaN or infinite; drop the frame or label it again")
+    return np.array(value, dtype=float)
+
 def put_labels(atoms:Atoms,   # changed in place
                labels:dict,   # name -> value
                where:str,     # file and frame, for the message
               )->Atoms: # the same frame with labels in `info` and `arrays`
-    "Check each label's type, shape and finiteness; a ValueError names file, frame and field."
+    "Check each label; a ValueError names file, frame and field."
     for name, value in labels.items():
-        shape = tuple(len(atoms) if s == "N" else s for s in LABELS[name])
-        value = np.asarray(value)
-        if value.dtype.kind not in "fiu": raise ValueError(f"{where}, {name}: not a number: {value.tolist()!r}"[:300])
-        if value.shape != shape: raise ValueError(f"{where}, {name}: shape {value.shape}, expected {shape}; check `keys`")
-        if not np.isfinite(value).all(): raise ValueError(f"{where}, {name}: NaN or infinite; drop the frame or label it again")
-        if "N" in LABELS[name]: atoms.set_array(name, value.astype(float))
-        else: atoms.info[name] = value.astype(float) if shape else float(value)
+        value = check_label(name, value, len(atoms), where)
+        if "N" in LABELS[name]: atoms.set_array(name, value)
+        else: atoms.info[name] = value if value.shape else float(value)
     return atoms
 
 # %% ../../nbs/datasets/core.ipynb #aa12190f

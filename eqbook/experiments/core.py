@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'BENCHMARKS', 'find', 'machine', 'record', 'interleaved', 'medians']
 
-# %% ../../nbs/lab/experiments.ipynb #a75be336
+# %% ../../nbs/lab/experiments.ipynb #6ea0672c
 import importlib, json, os, platform, statistics, time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Callable
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../../nbs/lab/experiments.ipynb #8e8c8fa6
 EXPERIMENTS = {  # name -> (module:function, what it shows)
@@ -45,20 +45,20 @@ def machine()->dict: # versions, processor, cores, threads
                 system=platform.system(), processor=platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(),
                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
 
-# %% ../../nbs/lab/experiments.ipynb #6bbbd0c8
+# %% ../../nbs/lab/experiments.ipynb #295a329f
 def record(name:str,         # of an experiment or benchmark
            registry:dict,    # EXPERIMENTS or BENCHMARKS
            out="results",    # folder
           )->Path:           # the JSON file
     "Run by name and write out/NAME.json: beside it first, then renamed, so that no half-written file is left."
+    path = Path(out) / f"{name}.json"
     run, start = find(name, registry), time.perf_counter()
+    path.parent.mkdir(parents=True, exist_ok=True) # fails before the work, not after it
     result = run()
     command = f"eqbook {'reproduce' if registry is EXPERIMENTS else 'bench'} {name}"
     content = dict(name=name, command=command, wall_s=round(time.perf_counter() - start, 1), machine=machine(), **result)
-    path = Path(out) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".json.tmp")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
+    beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     beside.replace(path)
     return path
 

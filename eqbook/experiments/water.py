@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEEDS', 'SIZES', 'NETWORKS', 'spread', 'water_split', 'charge_runs', 'water_charges', 'water_forces']
 
-# %% ../../nbs/lab/experiments_water.ipynb #ecbf020a
+# %% ../../nbs/lab/experiments_water.ipynb #dfa00817
 import copy, statistics
 
 import torch
@@ -14,9 +14,9 @@ from ..datasets.core import split
 from ..datasets.water import load_water
 from ..forces import Potential, centre_energies, force_errors, force_loss, reference_energies
 from ..graphs import BatchedTorchAtoms, TorchAtoms, species_table
-from ..schnet import InvNet, NaiveInvNet, SimpleRBF, cutoff_jump, element_means, mean_total
+from ..schnet import InvNet, NaiveInvNet, SimpleRBF, cutoff_jump, element_means, mae, mean_total
 from ..symmetry import symmetry_report
-from ..training import evaluate, fit, label_loss, mae
+from ..training import evaluate, fit, label_loss
 
 # %% ../../nbs/lab/experiments_water.ipynb #618115c3
 SEEDS, SIZES = (0, 1, 2), (450, 50, 77)
@@ -100,8 +100,8 @@ def _symmetry(model, test)->dict:
     return {"float32": symmetry_report(model.float(), batch).worst.largest,
             "float64": symmetry_report(model.double(), batch.to(dtype=torch.float64)).worst.largest}
 
-# %% ../../nbs/lab/experiments_water.ipynb #c22e55dc
-def water_forces(epochs:int=110)->dict:
+# %% ../../nbs/lab/experiments_water.ipynb #a0fcb939
+def water_forces(epochs:int=90)->dict:
     "The experiment `water-forces`."
     frames = load_water("pbe0")
     train_frames, *_ = split(frames, *SIZES, seed=0)
