@@ -4,6 +4,7 @@ nbdev processes the notebooks, each page goes through pandoc, and the rules of C
 an e-mail address, a decorator or an `@` in code is not taken for a citation. `python -m tools.check_site` prints the faults."""
 import base64
 import json
+import os
 import posixpath
 import re
 import subprocess
@@ -16,7 +17,7 @@ from html.parser import HTMLParser
 import pypandoc
 import yaml
 
-from tools.common import environment, notebooks, shows_machine, snapshot, text
+from tools.common import environment, notebooks, root, shows_machine, snapshot, text
 
 KINDS = ("fig", "eq", "sec", "tbl")
 MAX_PAGE, MAX_IMAGE = 3_000_000, 150_000
@@ -254,7 +255,7 @@ def check_pages(pages, bib, files):
 def process(tree):
     "nbdev's processed notebooks, in `tree/_proc`."
     done = subprocess.run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(force=True, n_workers=0)"],
-                          cwd=tree, env=environment(tree), capture_output=True, text=True)
+                          cwd=tree, env={**environment(tree), "PYTHONPATH": f"{tree}{os.pathsep}{root}"}, capture_output=True, text=True)
     if done.returncode: raise RuntimeError(f"nbdev could not process the notebooks:\n{done.stderr[-3000:]}")
     return tree/"_proc"
 
