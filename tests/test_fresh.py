@@ -63,3 +63,14 @@ def test_figures_count(faults):
     source = "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()"
     assert faults((source, [image()])) == []
     assert "stores 0 figure(s), draws 1" in faults((source, []))[0]
+
+
+def test_public_file_that_is_not_at_hand(tmp_path, monkeypatch):
+    "Outputs that show a public file are compared where the file is, and only there."
+    from tools.fresh import comparable
+    monkeypatch.setenv("EQBOOK_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("eqbook.datasets.core.cache_folder", lambda: tmp_path / "cache")
+    assert comparable({}) and not comparable({"volatile": []})
+    assert not comparable({"public": ["some.xyz"]})
+    (tmp_path / "some.xyz").touch()
+    assert comparable({"public": ["some.xyz"]})

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from eqbook.datasets.core import have
 from tools.common import text
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -56,6 +57,11 @@ def compare(stored, fresh):
         if not same_text(a, b): return f"stored output is stale\n    stored: {a.strip()[:400]}\n    now:    {b.strip()[:400]}"
 
 
+def comparable(flags):
+    "Are the cell's outputs compared? Not if they vary, nor if they show a public file (`#| public NAME`) that is not at hand."
+    return not {"volatile", "slow"} & flags.keys() and all(have(name) for name in flags.get("public", []))
+
+
 def run(path, slow=False):
     "Faults of a notebook: an error stops it, a stale output does not."
     from execnb.shell import CaptureShell, format_exc
@@ -75,7 +81,7 @@ def run(path, slow=False):
         fresh = dict(outputs=shell.run(cell.source))
         if shell.exc: return faults + [f"{where}: stops\n{''.join(format_exc(shell.exc))}"]
         _clean_cell_output(fresh, clean_ids=True)
-        if not {"volatile", "slow"} & flags.keys() and (why := compare(stored, fresh["outputs"])): faults.append(f"{where}: {why}")
+        if comparable(flags) and (why := compare(stored, fresh["outputs"])): faults.append(f"{where}: {why}")
     return faults
 
 
