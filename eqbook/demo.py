@@ -47,7 +47,7 @@ def _neutral(graphs): # True where the labels of every system sum to zero
     batch = BatchedTorchAtoms(graphs)
     return bool(scatter_sum(batch.charges, batch.mol_id, len(batch)).abs().max() < 0.01)
 
-# %% ../nbs/lab/demo.ipynb #f551bb6c
+# %% ../nbs/lab/demo.ipynb #a1e1d1e4
 CUTOFF = 5.0 # Angstrom
 
 def demo(data:Union[str, Path]="gfn2", # "gfn2", "pbe0" or the path of an extended XYZ file
@@ -58,10 +58,9 @@ def demo(data:Union[str, Path]="gfn2", # "gfn2", "pbe0" or the path of an extend
     "Train InvNet on charges; write report.json, weights.safetensors, parity.png and learning_curve.png into a new folder."
     frames = demo_frames(data, keys)
     folder, table = new_folder(out), species_table(frames)
-    graphs = [TorchAtoms(atoms, CUTOFF, table) for atoms in frames]
-    n_test = len(graphs) // 6
-    n_valid = len(graphs) // 12
-    train, valid, test = split(graphs, len(graphs) - n_valid - n_test, n_valid, n_test, seed=seed)
+    group = "start" if all("start" in atoms.info for atoms in frames) else None # frames of one simulation stay together
+    parts = split(frames, 3 * len(frames) // 4, len(frames) // 16, len(frames) // 8, seed=seed, group=group)
+    train, valid, test = ([TorchAtoms(atoms, CUTOFF, table) for atoms in part] for part in parts)
     torch.manual_seed(seed)
     model = InvNet(64, 64, 3, SimpleRBF(24, CUTOFF), len(table), total=0. if _neutral(train) else None, species=table)
     history = fit(model, train, valid, label_loss("charges", unit=0.03), epochs=epochs, seed=seed, progress=progress)

@@ -44,7 +44,7 @@ def test_demo_on_own_file(own_file, tmp_path):
     assert "charge MAE" in first.stdout and "rotation" in first.stdout and first.stderr == ""
     for folder in ("eqbook-demo", "eqbook-demo-2"):  # the second run overwrites nothing
         report = json.loads((tmp_path / folder / "report.json").read_text())
-        assert report["frames"] == {"train": 18, "valid": 2, "test": 4} and report["neutral"]
+        assert report["frames"] == {"train": 18, "valid": 1, "test": 3} and report["neutral"]
         assert {p.name for p in (tmp_path / folder).iterdir()} == {"report.json", "weights.safetensors", "parity.png", "learning_curve.png"}
     assert own_file.read_bytes() == before
 
