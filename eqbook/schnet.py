@@ -144,7 +144,7 @@ def fix_total(q:torch.Tensor,      # (N, 1)
              )->torch.Tensor:      # (N, 1)
     "The values nearest to `q` whose sum over each system is `total`, @eq-neutral."
     # 1. the excess of each system, shared equally by its atoms
-    n_atoms = torch.bincount(mol_id, minlength=n_mols).clamp_min(1).unsqueeze(-1)
+    n_atoms = scatter_sum(torch.ones_like(q), mol_id, n_mols).clamp_min(1)
     share = (scatter_sum(q, mol_id, n_mols) - total) / n_atoms
     # 2. every atom gives back its share
     return q - share.index_select(0, mol_id)
