@@ -61,12 +61,12 @@ class Dipole(nn.Module):
         if y.shape != (len(batch.positions), 4): raise ValueError(f"per_atom returned {tuple(y.shape)}, expected {(len(batch.positions), 4)} for 1x0e+1x1o")
         charges = fix_total(y[:, :1], batch.mol_id, batch.n_mols, self.total)
         # 2. charge times position plus atomic dipole, summed
-        return scatter_sum(charges * _from_origin(batch, self.origin) + y[:, 1:], batch.mol_id, batch.n_mols)
+        # (a neutral system may be seen from anywhere; from its centre the fewest digits are lost)
+        return scatter_sum(charges * _from_origin(batch, self.origin or "centre") + y[:, 1:], batch.mol_id, batch.n_mols)
 
 # %% ../nbs/03b_dipoles.ipynb #f0a3f4d5
 def _from_origin(batch, origin):
     "Positions (N, 3) seen from the origin of each system."
-    if origin is None: return batch.positions
     weight = torch.ones_like(batch.positions[:, :1])
     if origin == "mass": weight = _masses(batch.positions).index_select(0, batch.numbers).unsqueeze(-1)
     centre = scatter_sum(weight * batch.positions, batch.mol_id, batch.n_mols) / scatter_sum(weight, batch.mol_id, batch.n_mols)
