@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_LMAX', 'check_lmax', 'wigner_3j', 'paths', 'SphericalHarmonics', 'to_planes', 'from_planes', 'Coupling',
-           'tensor_product', 'SelfProduct', 'Mix']
+           'tensor_product', 'Mix']
 
 # %% ../nbs/03a_irreps.ipynb #af29c716
 import math
@@ -146,34 +146,16 @@ class _Contract(torch.autograd.Function):
             if wanted[k] and k not in grads: grads[k] = _Contract.apply(ctx.coupling, k, *planes[:k], *planes[k + 1:])
         return (None, None, *(grads[k].sum_to_size(planes[k].shape) if k in grads else None for k in range(4) if k != ctx.k))
 
-# %% ../nbs/03a_irreps.ipynb #6e1cb1f9
+# %% ../nbs/03a_irreps.ipynb #ca95c4fb
 def tensor_product(coupling:Coupling,
                    x:Tensor,      # ((lmax_in+1)^2, N, F) features, one plane for each component
                    weight:Tensor, # (paths, N or 1, F)
                    y:Tensor,      # ((lmax_edge+1)^2, N, F or 1)
                   )->Tensor:      # ((lmax_out+1)^2, N, F)
-    "Channel-wise tensor product, @eq-channelwise, term by term: for many rows, as edges are. O(3)-equivariant."
+    "Channel-wise tensor product, @eq-channelwise, from the non-zero terms; y with channels couples channel by channel. O(3)-equivariant."
     if (found := (len(x), len(weight), len(y))) != coupling.rows[1:]:
         raise ValueError(f"features, weights and harmonics have {found} rows, the coupling needs {coupling.rows[1:]}")
     return _Contract.apply(coupling, 0, x, weight, y)
-
-# %% ../nbs/03a_irreps.ipynb #3ae212ca
-class SelfProduct(nn.Module):
-    "The same product as three gathers and one matrix product: for few rows, as nodes are. O(3)-equivariant."
-    def __init__(self, lmax:int, # 0 to 4, of both factors and of the result
-                ):
-        super().__init__()
-        coupling = Coupling(lmax, lmax, lmax)
-        out, first, path, second, coefficient = zip(*coupling.terms)
-        # 1. one column for each term: which rows it multiplies, and how much of it goes to each row of the result
-        for name, index in dict(first=first, path=path, second=second).items():
-            self.register_buffer(name, torch.tensor(index), persistent=False)
-        self.coefficients = [[c if o == row else 0. for o, c in zip(out, coefficient)] for row in range(coupling.rows[0])]
-
-    def forward(self, x:Tensor, weight:Tensor, y:Tensor)->Tensor: # as in `tensor_product`
-        # 2. all products, then all sums
-        z = x.index_select(0, self.first) * weight.index_select(0, self.path) * y.index_select(0, self.second)
-        return torch.tensordot(x.new_tensor(self.coefficients), z, 1)
 
 # %% ../nbs/03a_irreps.ipynb #493ee283
 class Mix(nn.Module):
