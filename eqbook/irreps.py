@@ -62,12 +62,12 @@ class SphericalHarmonics(nn.Module):
         for C in self.raising: Y.append((Y[-1].unsqueeze(-1) * direction.unsqueeze(-2)).flatten(-2) @ direction.new_tensor(C))
         return torch.cat(Y, -1)
 
-# %% ../nbs/03a_irreps.ipynb #2c57b5c0
+# %% ../nbs/03a_irreps.ipynb #7f191f31
 def to_planes(x:Tensor, # (N, F (lmax+1)^2) in e3nn's layout, F x 0e + F x 1o + ...
               lmax:int, # 0 to 4
              )->Tensor: # ((lmax+1)^2, N, F), one plane for each component, channels innermost
     "Features in the layout that is fast."
-    F, rest = divmod(x.shape[1], (lmax + 1)**2)
+    F, rest = x.shape[1] // (lmax + 1)**2, x.shape[1] % (lmax + 1)**2 # no divmod: torch.compile does not know it for symbolic sizes
     if rest: raise ValueError(f"features have {x.shape[1]} columns, which is no multiple of (lmax+1)^2 = {(lmax + 1)**2}")
     # 1. one block for each degree, of F (2l+1) columns
     blocks = x.split([F * (2 * l + 1) for l in range(lmax + 1)], 1)
