@@ -13,7 +13,7 @@ from typing import Callable
 
 from tqdm import tqdm
 
-# %% ../../nbs/lab/experiments.ipynb #ee1bd128
+# %% ../../nbs/lab/experiments.ipynb #cc0cfe53
 EXPERIMENTS = {  # name -> (module:function, what it shows)
     "water-charges": ("eqbook.experiments.water:water_charges", "atomic charges of (H2O)8 by NaiveInvNet and InvNet, PBE0 Hirshfeld labels"),
     "water-forces": ("eqbook.experiments.water:water_forces", "energies and forces of (H2O)8, PBE0 labels"),
@@ -25,6 +25,7 @@ BENCHMARKS = {
     "graphs": ("eqbook.experiments.bench:graphs", "building graphs from frames"),
     "schnet": ("eqbook.experiments.bench:schnet", "InvNet against SchNetPack's SchNet, forward and backward"),
     "so3net": ("eqbook.experiments.bench_so3net:so3net", "EquivariantConvolution and EqNet against e3nn and SchNetPack"),
+    "so3net-peers": ("eqbook.experiments.bench_so3net:peers", "dipole errors of EqNet and of SchNetPack's networks, trained alike"),
 }
 
 def find(name:str,      # of an experiment or benchmark

@@ -73,13 +73,13 @@ NETWORKS = {
 MAIN = "EqNet, 32 features, 5 Å"
 def _main(): return Dipole(_eqnet(32, cutoff=5.0, n_rbf=20))
 
-# %% ../../nbs/lab/experiments_dipoles.ipynb #f74948c3
-def dipole_run(build, data, frames, cutoff, epochs, seed)->dict:
+# %% ../../nbs/lab/experiments_dipoles.ipynb #172cbe62
+def dipole_run(build, data, frames, cutoff, epochs, seed, progress=True)->dict:
     "Train one network with one seed: errors, the jump at the cutoff, time, and what the figures show."
     train, valid, test = data
     torch.manual_seed(seed)
     model = build()
-    history = fit(model, train, valid, label_loss("dipole", unit=0.3), epochs=epochs, seed=seed)
+    history = fit(model, train, valid, label_loss("dipole", unit=0.3), epochs=epochs, seed=seed, progress=progress)
     error, everything = label_loss("dipole", mae), BatchedTorchAtoms(test)
     with torch.no_grad(): predicted = model(everything)
     return dict(parameters=sum(p.numel() for p in model.parameters()), epochs=epochs,
@@ -108,7 +108,7 @@ def _baseline(train, test)->dict:
     return dict(charges={str(z): c for z, c in charges.items()}, zero=batch.dipole.abs().mean().item(),
                 point_charges=mae(predicted, batch.dipole).item(), predicted=[[round(x, 5) for x in row] for row in predicted.tolist()])
 
-# %% ../../nbs/lab/experiments_dipoles.ipynb #f5129807
+# %% ../../nbs/lab/experiments_dipoles.ipynb #6143878b
 def water_dipoles(epochs:int=40, main_epochs:int=100, parts=None)->dict:
     "The experiment `water-dipoles`; `parts` is the folder where finished runs are kept."
     frames = load_water("pbe0")
@@ -122,5 +122,6 @@ def water_dipoles(epochs:int=40, main_epochs:int=100, parts=None)->dict:
     rows = {name: _row(r) for name, r in table.items()}
     return dict(data="waterAims.xyz", split=dict(sizes=SIZES, seed=0), seeds=SEEDS, unit="e*Angstrom, mean absolute error per component",
                 baseline=baseline, reference=dict(source="the workshop's networks, 100 epochs", test_mae={"EqNet": 0.0135, "SimpleEqNet": 0.0120}),
-                networks=rows, main=MAIN, symmetry=best["symmetry"], history=best["history"], test=test,
+                networks=rows, train_s=round(sum(run["seconds"] for r in table.values() for run in r)),
+                main=MAIN, symmetry=best["symmetry"], history=best["history"], test=test,
                 lmax=[dict(lmax=l, **rows["EqNet" if l == 1 else f"EqNet, lmax {l}"]) for l in range(4)])
