@@ -20,6 +20,7 @@ from tools.common import Result, environment, notebooks, snapshot, verdict
 WORKERS = min(2, os.cpu_count() or 1)
 LIMIT = 900  # seconds for one notebook
 SLOW = "--slow" in sys.argv
+if SLOW: os.environ["EQBOOK_SLOW"] = "1" # tests/ ask for it
 
 
 def run(tree, *command, **kwargs):
