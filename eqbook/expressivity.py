@@ -79,7 +79,7 @@ def accuracy(make:Callable, batch, labels:Tensor, seeds:int=5, # as in `contrast
         return (positive == (labels > 0)).double().mean()
     return torch.stack([of(seed) for seed in range(seeds)])
 
-# %% ../nbs/03c_expressivity.ipynb #9babde41
+# %% ../nbs/03c_expressivity.ipynb #d78ea30a
 class _NoResidual(nn.Module):
     "An interaction that forgets its input."
     def __init__(self, interaction):
@@ -91,12 +91,15 @@ class _NoResidual(nn.Module):
         return torch.cat([y[:len(x)] - x, y[len(x):]])
 
 def without(model:nn.Module, # EqNet, changed in place
-            *parts:str,      # "body", "gate", "residual"
+            *parts:str,      # "residual", or the path of a module, such as "body", "gate", "mix", "convolution.mix"
            )->nn.Module:     # the same
     "The network with parts of every interaction taken out; ValueError for a part that is not there."
-    if unknown := set(parts) - {"body", "gate", "residual"}: raise ValueError(f"no part {', '.join(sorted(unknown))}: choose from body, gate, residual")
     for k, interaction in enumerate(model.interactions):
-        for name in {"body", "gate"} & set(parts): setattr(interaction, name, nn.Identity())
+        there = {"residual", *(name for name, _ in interaction.named_modules() if name)}
+        if isinstance(interaction, _NoResidual): raise ValueError("the residual is gone already: name all parts in one call")
+        if unknown := set(parts) - there: raise ValueError(f"no part {', '.join(sorted(unknown))}: choose from {', '.join(sorted(there))}")
+        for parent, _, name in (part.rpartition(".") for part in set(parts) - {"residual"}):
+            setattr(interaction.get_submodule(parent), name, nn.Identity())
         if "residual" in parts: model.interactions[k] = _NoResidual(interaction)
     return model
 
@@ -127,7 +130,7 @@ def twisted_rings(L:int, # atoms in each ring
     step = 2 * np.pi * np.arange(L) / L
     return [structure(around(on_circle(step, 1.2), on_circle(step + turn, 1.8)), y) for turn, y in ((0., 1), (np.pi / L, -1))]
 
-# %% ../nbs/03c_expressivity.ipynb #c9599b21
+# %% ../nbs/03c_expressivity.ipynb #4cc55872
 def bent_chain(k:int,          # atoms in the straight part
                bond:float=1.0, # Angstrom
               )->list:         # two structures of k + 2 atoms
@@ -171,7 +174,7 @@ def mirror_images()->list: # two structures
     corner = np.diag([1.2, 1.5, 1.8])
     return [structure(around(corner * [1, 1, y]), y) for y in (1, -1)]
 
-# %% ../nbs/03c_expressivity.ipynb #9aafe913
+# %% ../nbs/03c_expressivity.ipynb #ec6efa96
 class Handedness(nn.Module):
     "The signed volume of three vectors: SO(3)-invariant, odd under reflections."
     def __init__(self, vectors:nn.Module): # batch -> (S, 9), irreps 3x1o
