@@ -18,7 +18,7 @@ from .irreps import wigner_3j
 from .schnet import fix_total
 from .symmetry import rotate_vector
 
-# %% ../nbs/03b_dipoles.ipynb #f3e7edba
+# %% ../nbs/03b_dipoles.ipynb #7003c4b2
 def point_charges(train, # AtomGraph objects with the label `dipole`
                  )->dict: # atomic number -> e
     "One charge for each element, fitted to the dipoles by least squares under a total of zero, @eq-fitted-charges: the baseline."
@@ -27,28 +27,41 @@ def point_charges(train, # AtomGraph objects with the label `dipole`
     one_hot = torch.nn.functional.one_hot(batch.species, batch.n_elements).double()
     sums = scatter_sum(one_hot.unsqueeze(-1) * batch.positions.double().unsqueeze(1), batch.mol_id, batch.n_mols)  # (B, elements, 3)
     counts = scatter_sum(one_hot, batch.mol_id, batch.n_mols)
+    present = counts.any(0) # an element that the training set lacks gets no charge
+    counts, sums = counts[:, present], sums[:, present]
     # 2. charges q with counts @ q = 0 for every system: the null space of the counts
-    _, s, V = torch.linalg.svd(counts)
-    free = V[(torch.nn.functional.pad(s, (0, len(V) - len(s))) < 1e-9 * s[0])]
+    _, s, Vh = torch.linalg.svd(counts)
+    free = Vh[torch.nn.functional.pad(s, (0, len(Vh) - len(s))) < 1e-9 * s[0]]
+    if not len(free): raise ValueError("no charges but zero leave all these systems neutral: fit sets of fewer compositions")
+    # 3. least squares within it; the pseudoinverse because few systems may not determine all charges
     design = torch.einsum("fe,bex->bxf", free, sums).flatten(0, 1)
-    coefficients = torch.linalg.lstsq(design, batch.dipole.double().reshape(-1, 1)).solution[:, 0]
-    return dict(zip(batch.table, (coefficients @ free).tolist()))
+    coefficients = torch.linalg.pinv(design) @ batch.dipole.double().flatten()
+    return dict(zip(torch.tensor(batch.table)[present.cpu()].tolist(), (coefficients @ free).tolist()))
 
-# %% ../nbs/03b_dipoles.ipynb #e6bb8cd7
+# %% ../nbs/03b_dipoles.ipynb #048336eb
 def atomic_charges(batch,           # AtomGraph
                    charges:Mapping, # atomic number -> e
                   )->Tensor:        # (N, 1) e
     "The charge of each atom's element; ValueError for an element without one."
-    if missing := [z for z in batch.table if z not in charges]: raise ValueError(f"no charge for atomic number {', '.join(map(str, missing))}")
-    return batch.positions.new_tensor([charges[z] for z in batch.table]).index_select(0, batch.species).unsqueeze(-1)
+    if missing := [z for z in batch.numbers.unique().tolist() if z not in charges]: raise ValueError(f"no charge for atomic number {str(missing)[1:-1]}")
+    return batch.positions.new_tensor([charges.get(z, 0.) for z in batch.table]).index_select(0, batch.species).unsqueeze(-1)
 
 def charge_dipole(batch,           # AtomGraph of neutral systems
                   charges:Mapping, # atomic number -> e
                  )->Tensor:        # (B, 3) e*Angstrom
     "Dipole of one charge for each element, @eq-point-dipole: E(3)-equivariant for neutral systems."
-    return scatter_sum(atomic_charges(batch, charges) * _from_origin(batch, "centre"), batch.mol_id, batch.n_mols)
+    _check_clusters(batch)
+    q = atomic_charges(batch, charges)
+    if (scatter_sum(q, batch.mol_id, batch.n_mols).abs() > 1e-4).any():
+        raise ValueError("these charges do not sum to zero in every system: a dipole would depend on the origin")
+    return scatter_sum(q * _from_origin(batch, "centre"), batch.mol_id, batch.n_mols)
 
-# %% ../nbs/03b_dipoles.ipynb #f6674642
+# %% ../nbs/03b_dipoles.ipynb #1624af0b
+def _check_clusters(batch):
+    "ValueError for a periodic system (not asked in compiled code, where it would break the graph)."
+    if not torch.compiler.is_compiling() and batch.pbc.any():
+        raise ValueError("the dipole or quadrupole of a periodic system is not the sum over its atoms: use clusters")
+
 def _centre(batch, origin):
     "Mean position or centre of mass of each system, (B, 3)."
     weight = torch.ones_like(batch.positions[:, :1])
@@ -74,7 +87,7 @@ class SystemSum(nn.Module):
     def forward(self, batch)->Tensor: # (B, dim)
         return scatter_sum(self.per_atom(batch), batch.mol_id, batch.n_mols)
 
-# %% ../nbs/03b_dipoles.ipynb #79a538ad
+# %% ../nbs/03b_dipoles.ipynb #8df989b8
 ORIGINS = ("centre", "mass") # mean position, centre of mass
 
 class Dipole(nn.Module):
@@ -84,6 +97,7 @@ class Dipole(nn.Module):
                  origin:Optional[str]=None,     # "centre" or "mass"; None for neutral systems only, whose dipole needs no origin
                 ):
         super().__init__()
+        _check_total(total)
         if origin is None and total: raise ValueError(f"total={total}: the dipole of a charged system depends on the origin; choose 'centre' or 'mass'")
         # a neutral system may be seen from anywhere; from its centre the fewest digits are lost
         self.per_atom, self.total, self.origin = per_atom, total, _check_origin("centre" if origin is None else origin)
@@ -94,19 +108,23 @@ class Dipole(nn.Module):
         # 2. charge times position plus atomic dipole, summed
         return scatter_sum(charges * _from_origin(batch, self.origin) + y[:, 1:], batch.mol_id, batch.n_mols)
 
-# %% ../nbs/03b_dipoles.ipynb #251976aa
+# %% ../nbs/03b_dipoles.ipynb #d9d86d7f
+def _check_total(total):
+    if not isinstance(total, (int, float)) or not math.isfinite(total): raise ValueError(f"total={total!r}: use one finite number, the charge of every system")
+    return total
+
 def _check_origin(origin):
     if origin not in ORIGINS: raise ValueError(f"origin={origin!r}: choose 'centre' or 'mass'")
     return origin
 
 def _atomic_moments(model, batch, irreps, dim):
     "What `per_atom` gives (N, dim), and its charges (N, 1) with the right total."
-    if batch.pbc.any(): raise ValueError("the dipole or quadrupole of a periodic system is not the sum over its atoms: use clusters")
+    _check_clusters(batch)
     y = model.per_atom(batch)
     if y.shape != (len(batch.positions), dim): raise ValueError(f"per_atom returned {tuple(y.shape)}, expected {(len(batch.positions), dim)} for {irreps}")
     return y, fix_total(y[:, :1], batch.mol_id, batch.n_mols, model.total)
 
-# %% ../nbs/03b_dipoles.ipynb #6e5f4043
+# %% ../nbs/03b_dipoles.ipynb #b84fc967
 def rotation_error(model:Callable,     # batch -> (B, 3)
                    batch,              # AtomGraph without periodic boundaries
                    axis:Tensor,        # (3,) of any length
@@ -138,7 +156,7 @@ def quadrupole_components(irrep:Tensor, # (..., 5) irreps 1x2e
 
 def _couple(a, b): return torch.einsum("...i,...j,ijm->...m", a, b, _basis(a)) # two vectors to l = 2
 
-# %% ../nbs/03b_dipoles.ipynb #f29f55d5
+# %% ../nbs/03b_dipoles.ipynb #4c340860
 def quadrupole_about(batch,             # AtomGraph of neutral systems with labels `quadrupole` and `dipole`
                      origin:str="mass", # "mass" or "centre"
                     )->Tensor:          # (B, 5) irreps 1x2e, e*Angstrom^2
@@ -150,10 +168,11 @@ def charge_quadrupole(batch,             # AtomGraph
                       origin:str="mass", # "mass" or "centre"
                      )->Tensor:          # (B, 5) irreps 1x2e, e*Angstrom^2
     "Quadrupole of one charge for each element, @eq-quadrupole: E(3)-equivariant."
+    _check_clusters(batch)
     r = _from_origin(batch, _check_origin(origin))
     return scatter_sum(1.5 * _couple(atomic_charges(batch, charges) * r, r), batch.mol_id, batch.n_mols)
 
-# %% ../nbs/03b_dipoles.ipynb #cd65b2c8
+# %% ../nbs/03b_dipoles.ipynb #69f3f619
 class Quadrupole(nn.Module):
     "Traceless quadrupole of each system from atomic moments, @eq-physical-quadrupole: E(3)-equivariant, irreps 1x2e."
     def __init__(self, per_atom:nn.Module,  # batch -> (N, 9), irreps 1x0e+1x1o+1x2e
@@ -162,7 +181,7 @@ class Quadrupole(nn.Module):
                 ):
         # 1. keep the three, the origin checked
         super().__init__()
-        self.per_atom, self.total, self.origin = per_atom, total, _check_origin(origin)
+        self.per_atom, self.total, self.origin = per_atom, _check_total(total), _check_origin(origin)
 
     def forward(self, batch)->Tensor: # (B, 5) e*Angstrom^2
         # 2. atomic moments, charges with the right total, positions from the origin
