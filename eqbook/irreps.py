@@ -6,9 +6,8 @@
 __all__ = ['MAX_LMAX', 'check_lmax', 'wigner_3j', 'paths', 'SphericalHarmonics', 'to_planes', 'from_planes', 'Coupling',
            'tensor_product', 'Mix']
 
-# %% ../nbs/03a_irreps.ipynb #af29c716
+# %% ../nbs/03a_irreps.ipynb #ea2f67e0
 import math
-from itertools import permutations
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +80,7 @@ def from_planes(x:Tensor, # ((lmax+1)^2, N, F)
     degrees = range(math.isqrt(len(x)))
     return torch.cat([block.permute(1, 2, 0).flatten(1) for block in x.split([2 * l + 1 for l in degrees])], 1)
 
-# %% ../nbs/03a_irreps.ipynb #bdaecb1f
+# %% ../nbs/03a_irreps.ipynb #33245b48
 class Coupling:
     "The non-zero terms (out, in, path, edge, coefficient) of a channel-wise tensor product, @eq-channelwise, as Python numbers: exact in every dtype."
     def __init__(self, lmax_in:int, lmax_edge:int, lmax_out:int): # 0 to 4 each
@@ -97,8 +96,8 @@ class Coupling:
         self.group()
 
     def group(self)->None:
-        "Collect the terms that share two of their four numbers, for every two."
-        self.sums = {pair: _grouped(self.terms, *pair) for pair in permutations(range(4), 2)}
+        "Collect the terms that share two of their four numbers."
+        self.sums = {pair: _grouped(self.terms, *pair) for pair in ((0, 2), (1, 2), (2, 1), (3, 2))} # those that _Contract asks for
 
 # %% ../nbs/03a_irreps.ipynb #43512f85
 def _nonzero(C): return [(*k, C[k].item()) for k in map(tuple, (C.abs() > 1e-9).nonzero().tolist())]
@@ -146,7 +145,7 @@ class _Contract(torch.autograd.Function):
             if wanted[k] and k not in grads: grads[k] = _Contract.apply(ctx.coupling, k, *planes[:k], *planes[k + 1:])
         return (None, None, *(grads[k].sum_to_size(planes[k].shape) if k in grads else None for k in range(4) if k != ctx.k))
 
-# %% ../nbs/03a_irreps.ipynb #ca95c4fb
+# %% ../nbs/03a_irreps.ipynb #74ff6b9d
 def tensor_product(coupling:Coupling,
                    x:Tensor,      # ((lmax_in+1)^2, N, F) features, one plane for each component
                    weight:Tensor, # (paths, N or 1, F)
@@ -155,6 +154,8 @@ def tensor_product(coupling:Coupling,
     "Channel-wise tensor product, @eq-channelwise, from the non-zero terms; y with channels couples channel by channel. O(3)-equivariant."
     if (found := (len(x), len(weight), len(y))) != coupling.rows[1:]:
         raise ValueError(f"features, weights and harmonics have {found} rows, the coupling needs {coupling.rows[1:]}")
+    if len({t.dtype == torch.float64 for t in (x, weight, y)}) > 1:
+        raise ValueError(f"features are {x.dtype}, weights {weight.dtype}, harmonics {y.dtype}: use one dtype")
     return _Contract.apply(coupling, 0, x, weight, y)
 
 # %% ../nbs/03a_irreps.ipynb #493ee283

@@ -6,14 +6,14 @@
 __all__ = ['SimpleRBF', 'InvariantConvolution', 'NaiveInvNet', 'mse', 'mae', 'across_the_cutoff', 'cutoff_jump', 'cosine_cutoff',
            'mean_total', 'fix_total', 'Interaction', 'InvNet', 'element_means']
 
-# %% ../nbs/02_schnet.ipynb #8bd13230
+# %% ../nbs/02_schnet.ipynb #dd1976c2
 import math
 from typing import Callable, Optional
 
 import torch
 from torch import nn
 
-from .graphs import BatchedTorchAtoms, TorchAtoms, scatter_mean, scatter_sum
+from .graphs import BatchedTorchAtoms, TorchAtoms, _as_table, scatter_mean, scatter_sum
 
 # %% ../nbs/02_schnet.ipynb #b9e8e75f
 class SimpleRBF(nn.Module):
@@ -136,7 +136,7 @@ def mean_total(model:Callable, # batch -> (N, 1)
     batch = BatchedTorchAtoms(graphs)
     return scatter_sum(model(batch), batch.mol_id, len(batch)).abs().mean().item()
 
-# %% ../nbs/02_schnet.ipynb #4583edcd
+# %% ../nbs/02_schnet.ipynb #fa827dc5
 def fix_total(q:torch.Tensor,      # (N, 1)
               mol_id:torch.Tensor, # (N,) the system of each atom
               n_mols:int,          # B
@@ -144,7 +144,7 @@ def fix_total(q:torch.Tensor,      # (N, 1)
              )->torch.Tensor:      # (N, 1)
     "The values nearest to `q` whose sum over each system is `total`, @eq-neutral."
     # 1. the excess of each system, shared equally by its atoms
-    n_atoms = scatter_sum(torch.ones_like(q), mol_id, n_mols).clamp_min(1)
+    n_atoms = scatter_sum(torch.ones_like(mol_id), mol_id, n_mols).clamp_min(1).unsqueeze(-1)
     share = (scatter_sum(q, mol_id, n_mols) - total) / n_atoms
     # 2. every atom gives back its share
     return q - share.index_select(0, mol_id)
@@ -160,7 +160,7 @@ class Interaction(nn.Module):
     def forward(self, x, edge, envelope, idx_i, idx_j)->torch.Tensor: # (N, F)
         return self.update(self.convolution(x, edge, envelope, idx_i, idx_j))
 
-# %% ../nbs/02_schnet.ipynb #42a7337d
+# %% ../nbs/02_schnet.ipynb #7aa506da
 class InvNet(nn.Module):
     "SchNet-like network of Schuett et al. 2018, one scalar per atom: E(3)-invariant, permutation-equivariant."
     def __init__(self, feature_dimension:int,   # F, channels of the nodes
@@ -174,7 +174,7 @@ class InvNet(nn.Module):
                  species:Optional[tuple]=None,  # atomic numbers of the table; checked against every batch, stored with the weights
                 ):
         super().__init__()
-        if species is not None: self.register_buffer("species", torch.tensor(species))
+        _keep_table(self, species, n_elements)
         # 1. one vector for each element
         self.embedding = nn.Embedding(n_elements, feature_dimension)
         # 2. the interactions
@@ -195,15 +195,22 @@ class InvNet(nn.Module):
         y = self.readout(x)
         return y if self.total is None else fix_total(y, batch.mol_id, batch.n_mols, self.total)
 
-# %% ../nbs/02_schnet.ipynb #c728a8f3
+# %% ../nbs/02_schnet.ipynb #ac8530aa
+def _keep_table(model, species, n_elements):
+    "Store the species table beside the weights; ValueError unless it has one entry for each element."
+    model.table = None if species is None else _as_table(species)
+    if species is None: return
+    if len(model.table) != n_elements: raise ValueError(f"species={model.table} lists {len(model.table)} elements, n_elements is {n_elements}")
+    model.register_buffer("species", torch.tensor(model.table))
+
 def _check_batch(model, batch):
     "ValueError if the batch does not fit the model: dtype, device, elements or reach of the edges."
     weight, x = model.embedding.weight, batch.positions
     if (weight.dtype, weight.device) != (x.dtype, x.device):
         raise ValueError(f"the batch is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: use batch.to(device, dtype)")
-    table = getattr(model, "species", None)
-    if table is not None and tuple(table.tolist()) != batch.table:
-        raise ValueError(f"the batch's species table is {batch.table}, the model's {tuple(table.tolist())}: build graphs with the model's table")
+    table = getattr(model, "table", None)
+    if table is not None and table != batch.table:
+        raise ValueError(f"the batch's species table is {batch.table}, the model's {table}: build graphs with the model's table")
     if batch.n_elements != len(weight):
         raise ValueError(f"the batch's species table has {batch.n_elements} elements, the model {len(weight)}: build graphs with the model's table")
     if model.radial_basis.cutoff > batch.cutoff + 1e-9:

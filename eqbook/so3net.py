@@ -6,7 +6,7 @@
 __all__ = ['expand_scalar_tensor', 'hidden_irreps', 'NaiveConvolution', 'EquivariantConvolution', 'SimpleEqNet', 'NaiveEqNet',
            'BodyOrder', 'Gate', 'Interaction', 'Readout', 'EqNet']
 
-# %% ../nbs/03_so3net.ipynb #16f36824
+# %% ../nbs/03_so3net.ipynb #59ef3f2a
 import math
 from typing import Callable, Optional
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .graphs import scatter_sum
 from .irreps import Coupling, Mix, SphericalHarmonics, check_lmax, from_planes, tensor_product, to_planes
-from .schnet import _check_batch, cosine_cutoff
+from .schnet import _check_batch, _keep_table, cosine_cutoff
 
 # %% ../nbs/03_so3net.ipynb #c957d3e1
 def expand_scalar_tensor(x:Tensor, # (N, F) scalars
@@ -56,7 +56,7 @@ class NaiveConvolution(nn.Module):
         # 3. the neighbours' features times the harmonics, summed at the centre
         return scatter_sum(self.product(x.index_select(0, idx_j), Y, self.radial(edge)), idx_i, len(x))
 
-# %% ../nbs/03_so3net.ipynb #5cdfd7cf
+# %% ../nbs/03_so3net.ipynb #d9ab2264
 class EquivariantConvolution(nn.Module):
     "Channel-wise tensor field convolution, @eq-convolution: O(3)-equivariant, permutation-equivariant."
     def __init__(self, lmax:int,                  # 0 to 4, of the harmonics and of the result
@@ -91,17 +91,23 @@ class EquivariantConvolution(nn.Module):
                 idx_i:Tensor, idx_j:Tensor, # (E,) centre, neighbour
                )->Tensor:              # (N, F (lmax+1)^2)
         _check_irreps(x, self.coupling.rows[1], self.feature_dimension)
+        if envelope.shape != (len(idx_i), 1): raise ValueError(f"the envelope has shape {tuple(envelope.shape)}, expected {(len(idx_i), 1)}")
         lmax_in = math.isqrt(self.coupling.rows[1]) - 1
         return from_planes(self.planes(to_planes(x, lmax_in), edge, envelope, Y, idx_i, idx_j))
 
-# %% ../nbs/03_so3net.ipynb #38d06911
+# %% ../nbs/03_so3net.ipynb #4944a334
+def _check_sizes(**sizes):
+    "ValueError for a size below 1."
+    for name, size in sizes.items():
+        if size < 1: raise ValueError(f"{name}={size}: at least 1 is needed")
+
 def _check_irreps(x, n_components, channels):
     "ValueError unless `x` holds `channels` copies of every component."
     if x.dim() != 2 or x.shape[1] != n_components * channels:
         irreps = hidden_irreps(math.isqrt(n_components) - 1, channels)
         raise ValueError(f"features have shape {tuple(x.shape)}, expected (N, {n_components * channels}) for {irreps}")
 
-# %% ../nbs/03_so3net.ipynb #c578547b
+# %% ../nbs/03_so3net.ipynb #f25bdaf3
 class SimpleEqNet(nn.Module):
     "Embedding, convolutions, one vector for each system: O(3)-equivariant, permutation-invariant."
     def __init__(self, feature_dimension:int,    # F, channels of each component
@@ -114,6 +120,7 @@ class SimpleEqNet(nn.Module):
                 ):
         super().__init__()
         if check_lmax(lmax) == 0: raise ValueError("SimpleEqNet predicts vectors: lmax must be at least 1")
+        _check_sizes(feature_dimension=feature_dimension, n_interactions=n_interactions, n_elements=n_elements)
         # 1. the parts of chapter 2, used again
         self.lmax, self.radial_basis, self.cutoff_fn = lmax, radial_basis, cutoff_fn
         self.embedding = nn.Embedding(n_elements, feature_dimension)
@@ -236,7 +243,7 @@ def _degrees(irreps_out, lmax):
         if ir.l > lmax: raise ValueError(f"irreps_out={irreps} asks for order {ir.l}, the features end at lmax={lmax}")
     return [(mul, ir.l) for mul, ir in pairs]
 
-# %% ../nbs/03_so3net.ipynb #92f432d0
+# %% ../nbs/03_so3net.ipynb #7cab5608
 class EqNet(nn.Module):
     "Equivariant network of any order, irreps for each atom: O(3)-equivariant, permutation-equivariant."
     def __init__(self, feature_dimension:int,    # F, channels of each component
@@ -250,8 +257,8 @@ class EqNet(nn.Module):
                  species:Optional[tuple]=None,   # atomic numbers of the table; checked against every batch, stored with the weights
                 ):
         super().__init__()
-        if n_interactions < 1: raise ValueError(f"n_interactions={n_interactions}: at least 1 is needed")
-        if species is not None: self.register_buffer("species", torch.tensor(species))
+        _check_sizes(feature_dimension=feature_dimension, n_interactions=n_interactions, n_elements=n_elements)
+        _keep_table(self, species, n_elements)
         self.radial_basis, self.cutoff_fn, self.harmonics = radial_basis, cutoff_fn, SphericalHarmonics(lmax)
         self.embedding = nn.Embedding(n_elements, feature_dimension)
         # the first interaction receives scalars only and has fewer paths

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eqbook.datasets.water import load_water
+from eqbook.dipoles import Dipole, SystemSum
 from eqbook.forces import Potential, energy_and_forces
 from eqbook.graphs import BatchedTorchAtoms, TorchAtoms
 from eqbook.schnet import SimpleRBF
@@ -49,6 +50,17 @@ def test_symmetry_on_gpu(batch, dtype, tol):
 @needs_gpu
 def test_wrong_device_is_named(batch):
     with pytest.raises(ValueError, match="the batch is torch.float64 on cuda:0, the model torch.float64 on cpu"): network()(batch.to("cuda"))
+
+
+@pytest.mark.parametrize("lmax", range(3))
+def test_no_graph_breaks(batch, lmax):
+    torch.compiler.reset()
+    net = network(lmax, 4, 2, irreps_out="1x0e" if lmax == 0 else "1x0e+1x1o", species=(1, 8))
+    lonely = TorchAtoms(load_water("gfn2", subset="sizes")[0][:1], 3.0, (1, 8), dtype=torch.float64) # no edges
+    assert len(lonely.idx_i) == 0
+    for model in [net] if lmax == 0 else [net, Dipole(net), SystemSum(net)]:
+        traced = torch.compile(model, dynamic=True, fullgraph=True, backend="eager") # traces, and needs no C++ compiler
+        for some in (batch, lonely): torch.testing.assert_close(traced(some), model(some), rtol=0, atol=1e-12)
 
 
 @needs_compiler

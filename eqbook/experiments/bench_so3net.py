@@ -7,11 +7,12 @@ __all__ = ['CUTOFF', 'N_RBF', 'LAYERS', 'GRID', 'PEERS', 'clusters', 'in_turns',
            'convolution_inputs', 'convolution_step', 'convolution', 'ratios', 'Peer', 'eqnet', 'peers_at_hand',
            'network_step', 'network', 'scaling', 'peak_bytes', 'kept_bytes', 'memory', 'so3net', 'peers']
 
-# %% ../../nbs/lab/experiments_bench_so3net.ipynb #097e4d19
+# %% ../../nbs/lab/experiments_bench_so3net.ipynb #b9025005
 import os, shutil, time
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -128,14 +129,14 @@ def ratios(times:dict, reference:str)->dict: # name -> ratio of the medians
     "Each median over that of the reference."
     return {name: float(f"{t / times['median_ms'][reference]:.3g}") for name, t in times["median_ms"].items()}
 
-# %% ../../nbs/lab/experiments_bench_so3net.ipynb #9451aacb
+# %% ../../nbs/lab/experiments_bench_so3net.ipynb #640c39c4
 class Peer(nn.Module):
     "A representation of SchNetPack with a linear readout of its vectors, summed over each system: O(3)-equivariant."
     def __init__(self, name:str, # "SO3net" or "PaiNN"
                  features:int, lmax:int=1):
         super().__init__()
         import torch.utils.data.dataloader as loader
-        if not hasattr(loader, "T_co"): loader.T_co = loader._T_co = __import__("typing").TypeVar("T_co", covariant=True)
+        if not hasattr(loader, "T_co"): loader.T_co = loader._T_co = TypeVar("T_co", covariant=True) # SchNetPack 2.1.1 imports it, newer torch lacks it
         import schnetpack as spk
         kw = dict(lmax=lmax, return_vector_representation=True) if name == "SO3net" else {}
         self.net = getattr(spk.representation, name)(n_atom_basis=features, n_interactions=3, radial_basis=spk.nn.GaussianRBF(N_RBF, CUTOFF),
@@ -209,16 +210,16 @@ def scaling(rounds:int=30, grid:dict=GRID, compiled:bool=True)->dict: # axis -> 
         result[axis] = dict(values=list(values), edges=edges, median_ms={name: [row[name] for row in rows] for name in rows[0]})
     return result
 
-# %% ../../nbs/lab/experiments_bench_so3net.ipynb #4fd695d2
+# %% ../../nbs/lab/experiments_bench_so3net.ipynb #9b81911c
 @contextmanager
 def _quiet():
     "No messages on standard error, where torch's profiler announces itself."
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with open(os.devnull, "w") as nowhere: os.dup2(nowhere.fileno(), 2)
     try: yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 # %% ../../nbs/lab/experiments_bench_so3net.ipynb #3928524a
 def peak_bytes(step)->int:

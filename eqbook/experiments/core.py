@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'BENCHMARKS', 'find', 'machine', 'kept', 'record', 'interleaved', 'medians']
 
-# %% ../../nbs/lab/experiments.ipynb #02018d6d
-import importlib, inspect, json, os, platform, shutil, statistics, time
+# %% ../../nbs/lab/experiments.ipynb #6e65abc3
+import importlib, inspect, json, os, platform, shutil, statistics, sys, time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Callable
@@ -55,7 +55,7 @@ def _write(path, content):
     beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     beside.replace(path)
 
-# %% ../../nbs/lab/experiments.ipynb #bee963ad
+# %% ../../nbs/lab/experiments.ipynb #bda3d0c0
 def kept(parts,        # folder of parts, or None: keep nothing
          name:str,     # of the part
          make:Callable, # () -> what JSON can hold
@@ -65,8 +65,10 @@ def kept(parts,        # folder of parts, or None: keep nothing
     path = Path(parts) / f"{name}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, make())
-    return json.loads(path.read_text())
+        start = time.perf_counter()
+        value = make()
+        _write(path, dict(seconds=time.perf_counter() - start, value=value))
+    return json.loads(path.read_text())["value"]
 
 def record(name:str,         # of an experiment or benchmark
            registry:dict,    # EXPERIMENTS or BENCHMARKS
@@ -76,10 +78,12 @@ def record(name:str,         # of an experiment or benchmark
     path = Path(out) / f"{name}.json"
     run, start, parts = find(name, registry), time.perf_counter(), path.with_suffix(".parts")
     path.parent.mkdir(parents=True, exist_ok=True) # fails before the work, not after it
+    earlier = [json.loads(p.read_text())["seconds"] for p in parts.rglob("*.json")] # none if there is no such folder
+    if earlier: tqdm.write(f"continuing with {len(earlier)} finished parts; delete {parts.name} to start anew", file=sys.stderr)
     result = run(parts=parts) if "parts" in inspect.signature(run).parameters else run()
     command = f"eqbook {'reproduce' if registry is EXPERIMENTS else 'bench'} {name}"
-    _write(path, dict(name=name, command=command, wall_s=round(time.perf_counter() - start, 1), machine=machine(), **result))
-    shutil.rmtree(parts, ignore_errors=True)
+    _write(path, dict(name=name, command=command, wall_s=round(sum(earlier) + time.perf_counter() - start, 1), machine=machine(), **result))
+    if parts.exists(): shutil.rmtree(parts)
     return path
 
 # %% ../../nbs/lab/experiments.ipynb #25d4cda9
