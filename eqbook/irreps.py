@@ -145,11 +145,11 @@ class _Contract(torch.autograd.Function):
             if wanted[k] and k not in grads: grads[k] = _Contract.apply(ctx.coupling, k, *planes[:k], *planes[k + 1:])
         return (None, None, *(grads[k].sum_to_size(planes[k].shape) if k in grads else None for k in range(4) if k != ctx.k))
 
-# %% ../nbs/03a_irreps.ipynb #74ff6b9d
+# %% ../nbs/03a_irreps.ipynb #409bb626
 def tensor_product(coupling:Coupling,
                    x:Tensor,      # ((lmax_in+1)^2, N, F) features, one plane for each component
                    weight:Tensor, # (paths, N or 1, F)
-                   y:Tensor,      # ((lmax_edge+1)^2, N, F or 1)
+                   y:Tensor,      # ((lmax_edge+1)^2, N or 1, F or 1)
                   )->Tensor:      # ((lmax_out+1)^2, N, F)
     "Channel-wise tensor product, @eq-channelwise, from the non-zero terms; y with channels couples channel by channel. O(3)-equivariant."
     if (found := (len(x), len(weight), len(y))) != coupling.rows[1:]:
@@ -158,11 +158,11 @@ def tensor_product(coupling:Coupling,
         raise ValueError(f"features are {x.dtype}, weights {weight.dtype}, harmonics {y.dtype}: use one dtype")
     return _Contract.apply(coupling, 0, x, weight, y)
 
-# %% ../nbs/03a_irreps.ipynb #493ee283
+# %% ../nbs/03a_irreps.ipynb #21ba6f27
 class Mix(nn.Module):
     "A linear map of the channels, one matrix for each degree: O(3)-equivariant."
     def __init__(self, lmax:int,          # 0 to 4
-                 in_channels:int, out_channels:int):
+                 in_channels:int, out_channels:int): # channels of each component
         super().__init__()
         self.weight = nn.Parameter(torch.randn(lmax + 1, in_channels, out_channels) / math.sqrt(in_channels))
         self.register_buffer("degree", torch.arange(lmax + 1).repeat_interleave(2 * torch.arange(lmax + 1) + 1), persistent=False)

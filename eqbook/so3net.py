@@ -56,7 +56,7 @@ class NaiveConvolution(nn.Module):
         # 3. the neighbours' features times the harmonics, summed at the centre
         return scatter_sum(self.product(x.index_select(0, idx_j), Y, self.radial(edge)), idx_i, len(x))
 
-# %% ../nbs/03_so3net.ipynb #d9ab2264
+# %% ../nbs/03_so3net.ipynb #32fd4fc5
 class EquivariantConvolution(nn.Module):
     "Channel-wise tensor field convolution, @eq-convolution: O(3)-equivariant, permutation-equivariant."
     def __init__(self, lmax:int,                  # 0 to 4, of the harmonics and of the result
@@ -75,7 +75,8 @@ class EquivariantConvolution(nn.Module):
         # 3. the linear mix of the channels
         self.mix = Mix(lmax, F, F)
 
-    def planes(self, x, edge, envelope, Y, idx_i, idx_j)->Tensor: # ((lmax+1)^2, N, F)
+    def planes(self, x:Tensor, # ((lmax_in+1)^2, N, F) planes; the others as in `forward`
+               edge, envelope, Y, idx_i, idx_j)->Tensor: # ((lmax+1)^2, N, F)
         "The convolution in the layout of `to_planes`, where networks call it."
         # 4. weights of each edge, faded by the envelope
         weight = (self.radial(edge) * envelope @ self.weight).unflatten(1, (-1, self.feature_dimension)).movedim(1, 0)
@@ -172,10 +173,12 @@ class NaiveEqNet(nn.Module):
             x = x + self.mix(self.gate(self.to_gate(message)))
         return scatter_sum(self.readout(x), batch.mol_id, batch.n_mols)
 
-# %% ../nbs/03_so3net.ipynb #d0aab99a
+# %% ../nbs/03_so3net.ipynb #61502e35
 class BodyOrder(nn.Module):
     "Features plus their tensor product with a mix of themselves, @eq-body: O(3)-equivariant."
-    def __init__(self, lmax:int, feature_dimension:int):
+    def __init__(self, lmax:int,             # 0 to 4
+                 feature_dimension:int,      # F, channels of each component
+                ):
         super().__init__()
         self.coupling, self.mix = Coupling(lmax, lmax, lmax), Mix(lmax, feature_dimension, feature_dimension)
         self.weight = nn.Parameter(torch.randn(len(self.coupling.paths), 1, feature_dimension))
@@ -183,10 +186,13 @@ class BodyOrder(nn.Module):
     def forward(self, x:Tensor)->Tensor: # ((lmax+1)^2, N, F) both
         return x + tensor_product(self.coupling, x, self.weight, self.mix(x))
 
-# %% ../nbs/03_so3net.ipynb #04252437
+# %% ../nbs/03_so3net.ipynb #640e43a6
 class Gate(nn.Module):
     "Scalars pass an activation; every other component is multiplied by a sigmoid of scalars, @eq-gate: O(3)-equivariant."
-    def __init__(self, lmax:int, feature_dimension:int, activation:Callable=nn.SiLU):
+    def __init__(self, lmax:int,              # 0 to 4
+                 feature_dimension:int,       # F, channels of each component
+                 activation:Callable=nn.SiLU, # makes a module
+                ):
         super().__init__()
         # 1. one gate for each channel of each degree above 0
         self.activation = activation()
@@ -200,24 +206,34 @@ class Gate(nn.Module):
         # 3. scalars activated, the others gated
         return torch.cat([self.activation(x[:1]), x[1:] * gates])
 
-# %% ../nbs/03_so3net.ipynb #6d3ff535
+# %% ../nbs/03_so3net.ipynb #dccaaf81
 class Interaction(nn.Module):
     "Convolution, body order, gate, mix: O(3)-equivariant, permutation-equivariant."
-    def __init__(self, lmax:int, feature_dimension:int, edge_dimension:int, activation:Callable=nn.SiLU, lmax_in:Optional[int]=None):
+    def __init__(self, lmax:int,              # 0 to 4
+                 feature_dimension:int,       # F, channels of each component
+                 edge_dimension:int,          # K, features of an edge
+                 activation:Callable=nn.SiLU, # makes a module
+                 lmax_in:Optional[int]=None,  # of the input; default: lmax
+                ):
         super().__init__()
         self.convolution = EquivariantConvolution(lmax, feature_dimension, edge_dimension, activation, lmax_in)
         self.body, self.gate = BodyOrder(lmax, feature_dimension), Gate(lmax, feature_dimension, activation)
         self.mix = Mix(lmax, feature_dimension, feature_dimension)
 
-    def forward(self, x, edge, envelope, Y, idx_i, idx_j)->Tensor: # ((lmax+1)^2, N, F)
+    def forward(self, x:Tensor, # ((lmax_in+1)^2, N, F) planes; the others as in `EquivariantConvolution`
+                edge, envelope, Y, idx_i, idx_j)->Tensor: # ((lmax+1)^2, N, F)
         update = self.mix(self.gate(self.body(self.convolution.planes(x, edge, envelope, Y, idx_i, idx_j))))
         # the residual; components that the input does not have start from zero
         return torch.cat([x + update[:len(x)], update[len(x):]])
 
-# %% ../nbs/03_so3net.ipynb #c0cbe697
+# %% ../nbs/03_so3net.ipynb #905087ae
 class Readout(nn.Module):
     "Any irreps from the features: a network of two layers for scalars, a linear map for the others: O(3)-equivariant."
-    def __init__(self, lmax:int, feature_dimension:int, irreps_out, activation:Callable=nn.SiLU):
+    def __init__(self, lmax:int,              # 0 to 4, of the features
+                 feature_dimension:int,       # F, channels of each component
+                 irreps_out,                  # e3nn Irreps of parity (-1)^l, l up to lmax
+                 activation:Callable=nn.SiLU, # makes a module
+                ):
         super().__init__()
         self.degrees = _degrees(irreps_out, lmax)
         # 1. two layers for scalars, one without bias for everything else

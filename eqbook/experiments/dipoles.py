@@ -71,8 +71,12 @@ NETWORKS = {
 MAIN = "EqNet, 32 features, 5 Å"
 def _main(): return Dipole(_eqnet(32, cutoff=5.0, n_rbf=20))
 
-# %% ../../nbs/lab/experiments_dipoles.ipynb #172cbe62
-def dipole_run(build, data, frames, cutoff, epochs, seed, progress=True)->dict:
+# %% ../../nbs/lab/experiments_dipoles.ipynb #2429313d
+def dipole_run(build,         # () -> model, batch -> (B, 3) e*Angstrom
+               data:tuple,    # graphs for training, validation and test
+               frames:list,   # ase.Atoms, the first 20 for the jump at the cutoff
+               cutoff:float,  # Angstrom
+               epochs:int, seed:int, progress:bool=True)->dict:
     "Train one network with one seed: errors, the jump at the cutoff, time, and what the figures show."
     train, valid, test = data
     torch.manual_seed(seed)
