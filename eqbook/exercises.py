@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKERS', 'MARKER', 'BLANK', 'fails', 'stub', 'Wrong', 'Verdict', 'catalogue', 'entry', 'checker', 'raised',
-           'examine', 'NotYet', 'write_json', 'keep', 'check', 'hint', 'solution', 'caught']
+           'examine', 'NotYet', 'keep', 'check', 'hint', 'solution', 'caught']
 
-# %% ../nbs/lab/exercises.ipynb #afe4294e
+# %% ../nbs/lab/exercises.ipynb #c9220830
 import ast
 import functools
 import html
@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+
+import eqbook
 
 # %% ../nbs/lab/exercises.ipynb #457458cc
 def fails(f:Callable,           # without arguments
@@ -110,11 +112,11 @@ class Verdict:
         return (f'<div class="eqbook-card eqbook-{"passed" if self.passed else "failed"}" style="border-left: 6px solid {colour}; padding: 0.5em 1em; margin: 0.3em 0">'
                 f'<b style="color: {colour}">{self.exercise} · {html.escape(self.title)} · {word}</b><br>{text}</div>')
 
-# %% ../nbs/lab/exercises.ipynb #36449758
+# %% ../nbs/lab/exercises.ipynb #d2090853
 @functools.cache
 def catalogue()->dict: # exercise -> notebook, module, title, names, prompt, hints, stub, solution
     "All exercises of the book, in its order."
-    return json.loads((Path(__file__).parent/"exercises_nb"/"exercises.json").read_text(encoding="utf-8"))
+    return json.loads((Path(eqbook.__file__).parent/"exercises_nb"/"exercises.json").read_text(encoding="utf-8"))
 
 def entry(exercise_id:str)->dict: # of the catalogue
     "One exercise; ValueError that names its neighbours for an unknown one."
@@ -131,10 +133,10 @@ def checker(exercise_id:str, # for instance "ex_1_2"
         return function
     return register
 
-# %% ../nbs/lab/exercises.ipynb #b1503e71
+# %% ../nbs/lab/exercises.ipynb #2428d3f9
 def _culprit(error):
     "The learner's line that raised: the last one outside installed packages."
-    installed = (str(Path(__file__).parent), "site-packages", "dist-packages", str(Path(ast.__file__).parent))
+    installed = (str(Path(eqbook.__file__).parent), "site-packages", "dist-packages", str(Path(ast.__file__).parent))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(place in f.filename for place in installed)]
     line = frames[-1].line or linecache.getline(frames[-1].filename, frames[-1].lineno) if frames else ""
     return f", in `{line.strip()}`" if line.strip() else ""
@@ -163,7 +165,7 @@ def examine(exercise_id:str, # for instance "ex_1_2"
         except Exception as error: return Verdict(exercise_id, about["title"], False, f"Your code raised {raised(error)}.")
     return Verdict(exercise_id, about["title"], True, "Everything that was tested is right.")
 
-# %% ../nbs/lab/exercises.ipynb #26ab3c93
+# %% ../nbs/lab/exercises.ipynb #a972208a
 class NotYet(Exception):
     "Ends the run of a notebook at an exercise that is not solved."
     def _render_traceback_(self): return [f"{self} The cells below need this answer."]
@@ -180,15 +182,7 @@ def _show(text, rich=None):
     from IPython.display import Markdown, display
     display(rich or Markdown(text))
 
-def write_json(path:Path, # file
-               content,   # anything that JSON holds
-              )->None:
-    "Write a file beside, then rename it: no reader ever sees half of it."
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
-
-# %% ../nbs/lab/exercises.ipynb #176e7818
+# %% ../nbs/lab/exercises.ipynb #2106bb80
 MARKER = "eqbook-course.json" # `eqbook start` puts it into a course's folder
 
 BLANK = dict(passed=False, attempts=0, first_passed=None, hints=0, solution_seen=False)
@@ -198,15 +192,15 @@ def keep(exercise_id:str, # for instance "ex_1_2"
          folder:Path=Path(), # of the notebook
         )->None:
     "Store news beside the notebook, if this is a course's folder. ValueError if the file there is broken."
-    from eqbook import __version__
+    from eqbook.experiments.core import write_file
     if not (Path(folder)/MARKER).exists(): return
     notebook = entry(exercise_id)["notebook"]
     path = Path(folder)/f"{notebook}.progress.json"
     try: stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"notebook": notebook, "exercises": {}}
     except ValueError as error: raise ValueError(f"{path} is not JSON ({error}): rename it to start counting anew") from None
     row = BLANK | stored["exercises"].get(exercise_id, {})
-    stored["exercises"][exercise_id], stored["edition"] = row | change(row), __version__
-    write_json(path, stored)
+    stored["exercises"][exercise_id], stored["edition"] = row | change(row), eqbook.__version__
+    write_file(path, json.dumps(stored, indent=1) + "\n")
 
 # %% ../nbs/lab/exercises.ipynb #377b214b
 def check(exercise_id:str, # for instance "ex_1_2"
