@@ -13,9 +13,10 @@ from ase import Atoms
 from .core import fetch, read_extxyz
 
 # %% ../../nbs/datasets/water.ipynb #fea80c60
-def embedded_water()->list: # 800 ase.Atoms, each with info["start"], the number of its trajectory
-    "The set that ships with the package."
-    with np.load(files("eqbook")/"datasets"/"water_gfn2.npz") as z: d = dict(z)
+def embedded_water(file:str="water_gfn2.npz", # the 800 frames at 300 K; "water_minima.npz": frames near minima
+                  )->list: # of ase.Atoms, each with info["start"], the number of its trajectory
+    "A set that ships with the package."
+    with np.load(files("eqbook")/"datasets"/file) as z: d = dict(z)
     cuts = np.cumsum(d["n_atoms"])[:-1]
     x, forces, charges = (np.split(d[k]*d[f"step_{k}"], cuts) for k in ("positions", "forces", "charges"))
     frames = [Atoms("OHH"*(len(p)//3), positions=p) for p in x]
