@@ -1,4 +1,5 @@
-"Notebooks -> eqbook/ and README.md."
+"Notebooks -> eqbook/, the learners' notebooks and README.md."
+import configparser
 import re
 import sys
 from pathlib import Path
@@ -41,10 +42,20 @@ def readme(tree):
     return re.sub(r"\n{3,}", "\n\n", f"<!-- Made from nbs/index.ipynb by `make export`; edit that. -->\n\n{text(body).strip()}\n")
 
 
+def addresses(tree):
+    "Where the book and its repository are, from settings.ini."
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read(tree/"settings.ini", encoding="utf-8")
+    cfg = parser["DEFAULT"]
+    return dict(repo=cfg["git_url"].removeprefix("https://github.com/"), branch=cfg["branch"], site=cfg["doc_host"] + cfg["doc_baseurl"])
+
+
 def export(tree):
-    "Write the package (run in `tree`) and README.md."
+    "Write the package (run in `tree`), the learners' notebooks and README.md."
     from nbdev.doclinks import nbdev_export
     nbdev_export.__wrapped__()
+    from eqbook.learner import generate  # as exported a moment ago
+    generate(tree/"nbs", tree/"results", tree/"eqbook"/"exercises_nb", addresses(tree))
     if (tree/"nbs"/"index.ipynb").exists(): (tree/"README.md").write_text(readme(tree), encoding="utf-8")
 
 

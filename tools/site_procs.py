@@ -2,10 +2,12 @@
 import re
 
 from execnb.nbio import mk_cell, read_nb
+from nbdev.config import get_config
 from nbdev.frontmatter import _dict2fm, _fm2dict
 from nbdev.process import Processor
 
 from eqbook.exercises import stub
+from eqbook.learner import code_of
 
 
 def beside_title(nb):
@@ -34,15 +36,16 @@ def folded(source):
     return "\n".join(['#| code-fold: true', '#| code-summary: "Solution"', *kept])
 
 
-def code_of(source):
-    "A cell without its leading `#|` lines."
-    lines = source.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#|")), len(lines))
-    return "\n".join(lines[start:])
+def learners_links(stem):
+    "Where the chapter's exercises are, as a notebook without answers."
+    cfg = get_config()
+    path = f"{cfg.git_url.removeprefix('https://github.com/')}/blob/{cfg.branch}/eqbook/exercises_nb/{stem}.ipynb"
+    return (f"The exercises of this chapter as a notebook: [open in Colab](https://colab.research.google.com/github/{path}), "
+            f"[on GitHub](https://github.com/{path}), or `eqbook start my-course`.")
 
 
 class exercise(Processor):
-    "An exercise shows what the learner receives, then the solution under a fold."
+    "An exercise shows what the learner receives, then the solution under a fold. A chapter with exercises says where the learner's notebook is."
     def begin(self):
         cells = []
         for cell in self.nb.cells:
@@ -52,4 +55,7 @@ class exercise(Processor):
                 learner.directives_, cell.source = {}, folded(cell.source)
                 cells.append(learner)
             cells.append(cell)
+        if len(cells) > len(self.nb.cells):
+            first = next(i for i, cell in enumerate(cells) if cell.cell_type == "markdown")
+            cells.insert(first, mk_cell(learners_links(self.nb.path_.stem), "markdown"))
         self.nb.cells = cells

@@ -14,7 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tools import check_site, check_wheel
+from tools import check_learners, check_site, check_wheel
 from tools.common import Result, environment, notebooks, snapshot, verdict
 
 WORKERS = min(2, os.cpu_count() or 1)
@@ -72,6 +72,11 @@ def check_installed(tree, folder):
     yield from check_wheel.check(Path(shutil.copytree(tree, folder/"source", symlinks=True)), folder)
 
 
+def check_path(tree, folder):
+    "A learner's notebooks run, with the wheel alone."
+    yield from check_learners.check(Path(shutil.copytree(tree, folder/"source", symlinks=True)), folder)
+
+
 def check_notebooks(tree, folder):
     "Every notebook runs and stores what it gives today."
     def one(path):
@@ -97,7 +102,7 @@ def check_pytest(tree, folder):
 
 
 CHECKS = {"sync": check_sync, "clean": check_clean, "site": check_pages, "ruff": check_ruff, "wheel": check_installed, "pytest": check_pytest,
-          "notebooks": check_notebooks}
+          "notebooks": check_notebooks, "learners": check_path}
 SIGNS = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}
 
 
