@@ -206,19 +206,25 @@ def summary(starts:list)->list: # one dict per size
                  seconds=round(sum(float(r["seconds"]) for r in rs), 1)) for n, rs in rows]
 
 # %% ../../nbs/datasets/water_make.ipynb #bda91e9f
-def main():
+def _save(path, **arrays):
+    "An npz, written beside `path`, then renamed."
+    part = path.with_suffix(".tmp.npz")
+    np.savez_compressed(part, **arrays)
+    part.replace(path)
+
+def main(argv=None): # None: the arguments of the process
     "Write the data set, the log of its making and the traces for the figures."
     p = argparse.ArgumentParser(prog="python -m eqbook.datasets.water_make", description=main.__doc__)
     p.add_argument("--out", type=Path, default=Path("water_gfn2.npz"), help="the data set")
     p.add_argument("--log", type=Path, default=Path("water-gfn2-make"), help="stem of the log (.json) and the traces (.npz)")
     p.add_argument("--seed", type=int, default=0)
-    args = p.parse_args()
+    args = p.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     folder = args.out.with_suffix(".parts")
     starts = run_all(folder, frame_plan(), args.seed)
     pilot = resumed(folder/"pilot.npz", lambda: run_start(8, 10_000, 60, args.seed))
-    np.savez_compressed(args.out, **pack(starts))
-    np.savez_compressed(args.log.with_suffix(".npz"), octamers=traces(starts), pilot=pilot["trace"].round(3).astype(np.float32))
+    _save(args.out, **pack(starts))
+    _save(args.log.with_suffix(".npz"), octamers=traces(starts), pilot=pilot["trace"].round(3).astype(np.float32))
     log = dict(name="water-gfn2-make", seed=args.seed, command=f"{p.prog} --seed {args.seed}", sizes=summary(starts),
                kilobytes=round(args.out.stat().st_size/1000),
                machine=f"{platform.machine()}, {os.cpu_count()} cores", python=platform.python_version(),
