@@ -30,6 +30,6 @@ setup(
     extras_require={k.removeprefix("extra_"): v.split() for k, v in cfg.items() if k.startswith("extra_")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     packages=find_packages(include=["eqbook", "eqbook.*"]),
-    package_data={"eqbook": ["datasets/*.npz", "exercises_nb/**", "pretrained/*.safetensors", "pretrained/*.json"]},
+    package_data={"eqbook": ["datasets/*.npz", "exercises_nb/**", "weights/**"]},
     zip_safe=False,
 )

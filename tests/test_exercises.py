@@ -1,0 +1,100 @@
+"Every exercise of the book: a checker that refuses the stub, wrong answers that it recognises, hints, and a prompt that states shapes."
+import ast
+import importlib
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from e3nn import o3
+from torch import nn
+
+from eqbook.exercises import CHECKERS, catalogue, entry, examine
+from eqbook.learner import code_of, generate
+from tools.common import environment, root
+from tools.export import addresses
+
+CHAPTERS = dict.fromkeys(about["notebook"] for about in catalogue().values())
+
+
+def cells(pattern, kind):
+    "Sources of the cells of one kind in the notebooks that match."
+    return [c.source for path in sorted((root/"nbs").glob(pattern)) for c in nbformat.read(path, 4).cells if c.cell_type == kind]
+
+
+def caught_in_checks():
+    "How often each exercise has a wrong answer recognised."
+    calls = [n for source in cells("lab/checks_*.ipynb", "code") for n in ast.walk(ast.parse(code_of(source))) if isinstance(n, ast.Call)]
+    names = [c.args[0].value for c in calls if getattr(c.func, "id", "") == "caught" and c.args and isinstance(c.args[0], ast.Constant)]
+    return {name: names.count(name) for name in set(names)}
+
+
+@pytest.mark.parametrize("exercise", catalogue())
+def test_a_stub_is_told_that_it_is_one(exercise):
+    about = entry(exercise)
+    module = importlib.import_module(f"eqbook.{about['module']}")
+    space = {**vars(module), "torch": torch, "nn": nn, "np": np, "o3": o3, "math": math, "Callable": Callable, "Tensor": torch.Tensor}
+    exec(about["stub"], space)
+    verdict = examine(exercise, *(space[name] for name in about["names"]))
+    assert not verdict and "There is no answer yet" in verdict.message, verdict
+
+
+@pytest.mark.parametrize("exercise", catalogue())
+def test_nothing_and_nonsense_are_refused_in_words(exercise):
+    n = len(entry(exercise)["names"])
+    for nonsense in (None, 3, lambda: 1):
+        verdict = examine(exercise, *[nonsense] * n)
+        assert not verdict and "KeyError" not in verdict.message and "eqbook/" not in verdict.message, verdict
+
+
+def test_every_exercise_has_wrong_answers_that_are_caught():
+    found = caught_in_checks()
+    assert {e: found.get(e, 0) for e in catalogue() if found.get(e, 0) < 2} == {}
+
+
+def test_no_checker_stands_alone():
+    for module in {about["module"] for about in catalogue().values()}: importlib.import_module(f"eqbook.checks.{module}")
+    assert set(CHECKERS) == set(catalogue())
+
+
+@pytest.mark.parametrize("exercise", catalogue())
+def test_a_prompt_names_what_it_asks_for_and_has_hints(exercise):
+    about = entry(exercise)
+    assert about["hints"] and all(hint.strip() for hint in about["hints"])
+    assert any(f"`{name}" in about["prompt"] for name in about["names"]), about["prompt"]
+    assert about["solution"] != about["stub"] and f'raise NotImplementedError("{exercise}: your turn")' in about["stub"]
+
+
+def test_exercises_are_numbered_in_reading_order():
+    order = re.findall(r"^\s+- (\d\w+)\.ipynb", (root/"_quarto.yml").read_text(), re.M)
+    seen = [e for stem in order for e in re.findall(r"^#\| exercise (ex_\w+)", "\n".join(cells(f"{stem}.ipynb", "code")), re.M)]
+    assert seen == list(catalogue()) and len(seen) > 25
+
+
+def test_all_notebooks_are_made_in_ten_seconds(tmp_path):
+    start = time.process_time()
+    made = generate(root/"nbs", root/"results", tmp_path/"made", addresses(root))
+    assert time.process_time() - start < 10 and made == catalogue()
+    assert {p.stem for p in (tmp_path/"made").glob("*.ipynb")} == set(CHAPTERS)
+
+
+def test_a_terminal_shows_text_and_no_traceback(tmp_path):
+    exercise = next(e for e, about in catalogue().items() if about["names"] == ["scatter_sum"])
+    code = f"from eqbook.exercises import check\ndef scatter_sum(x, index, n_rows): return x[7000]\ncheck({exercise!r}, scatter_sum); print('after')"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(root), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(f"✗ {exercise} (scatter_sum):") and done.stdout.endswith("after\n") and "Traceback" not in done.stderr, done
+    assert "IndexError" in done.stdout and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stem", CHAPTERS)
+def test_a_learners_notebook_is_plain_jupyter(stem):
+    nb = json.loads((root/"eqbook"/"exercises_nb"/f"{stem}.ipynb").read_text())
+    assert nb["metadata"]["kernelspec"]["name"] == "python3" and not any("/root/" in json.dumps(c.get("outputs", [])) for c in nb["cells"])
+    assert all(c["execution_count"] is None for c in nb["cells"] if c["cell_type"] == "code")
