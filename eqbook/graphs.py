@@ -62,7 +62,7 @@ def neighbour_list(atoms,                # ase.Atoms
     idx_i, idx_j, offset = pairs.compute(points=atoms.positions, box=atoms.cell.array, periodic=atoms.pbc, quantities="ijS")
     return idx_i.view(np.int64), idx_j.view(np.int64), offset
 
-# %% ../nbs/01_graphs.ipynb #e8d90135
+# %% ../nbs/01_graphs.ipynb #19ef6b87
 def scatter_sum(x:torch.Tensor,     # (E, ...) messages
                 index:torch.Tensor, # (E,) the row that each message is added to
                 n_rows:int,         # number of rows of the result
@@ -73,24 +73,29 @@ def scatter_sum(x:torch.Tensor,     # (E, ...) messages
     # 2. add row e of x to row index[e]
     return out.index_add(0, index, x)
 
-# %% ../nbs/01_graphs.ipynb #c260e77d
+# %% ../nbs/01_graphs.ipynb #e1093f84
 def scatter_mean(x:torch.Tensor,     # (E, ...) messages
                  index:torch.Tensor, # (E,) the row that each message is added to
                  n_rows:int,         # number of rows of the result
                 )->torch.Tensor:     # (n_rows, ...)
     "Mean of the rows of `x` that share an index; zero where nothing arrives."
+    # 1. how many messages each row receives; one where there are none
     count = torch.bincount(index, minlength=n_rows).clamp_min(1).to(x.dtype)
+    # 2. the sum, divided by the count
     return scatter_sum(x, index, n_rows) / count.view(-1, *[1] * (x.dim() - 1))
 
-# %% ../nbs/01_graphs.ipynb #b6b3da25
+# %% ../nbs/01_graphs.ipynb #8c7ca995
 TINY = 1e-12 # Angstrom; its square is still a normal float32
 
 def distance(r:torch.Tensor, # (..., d) displacements
             )->torch.Tensor: # (...,) their lengths
     "Length of vectors, with gradient zero instead of nan for a vector of length zero."
-    return (r * r).sum(-1).clamp_min(TINY**2).sqrt()
+    # 1. the squared length, held above TINY squared
+    squared = (r * r).sum(-1).clamp_min(TINY**2)
+    # 2. its root
+    return squared.sqrt()
 
-# %% ../nbs/01_graphs.ipynb #61477cd5
+# %% ../nbs/01_graphs.ipynb #122ca41c
 @dataclass(repr=False, eq=False)
 class Geometry:
     "Atoms as nodes and neighbours as edges, for one or more systems. Displacements follow from the positions."
@@ -111,17 +116,20 @@ class Geometry:
     @property
     def r_ij(self)->torch.Tensor: # (E, 3) Angstrom
         "Displacement from centre to neighbour, @eq-edges."
+        # 1. position of the neighbour minus position of the centre, plus the shift
         x = self.positions
         return x.index_select(0, self.idx_j) - x.index_select(0, self.idx_i) + self.shift
 
     @property
     def d_ij(self)->torch.Tensor: # (E,) Angstrom
         "Distance from centre to neighbour."
+        # 2. the safe length of the displacement
         return distance(self.r_ij)
 
     @property
     def dir_ij(self)->torch.Tensor: # (E, 3)
         "Unit vector from centre to neighbour; zero where two atoms coincide."
+        # 3. displacement divided by its length; by one where the length is zero
         r = self.r_ij
         d = distance(r)
         return r / torch.where(d > TINY, d, 1.0).unsqueeze(-1)
@@ -228,7 +236,7 @@ def _labels(atoms, dtype):
             found[name] = value if name == "energy" else value.to(dtype)
     return found
 
-# %% ../nbs/01_graphs.ipynb #0edd8380
+# %% ../nbs/01_graphs.ipynb #4c67853f
 class TorchAtoms(AtomGraph):
     "The graph of one `ase.Atoms`: E(3)-equivariant in its vectors, invariant in its edges."
     def __init__(self, atoms,                   # ase.Atoms
@@ -237,14 +245,15 @@ class TorchAtoms(AtomGraph):
                  neighbours:str="vesin",        # "vesin" or "ase"
                  dtype:Optional[torch.dtype]=None, # of all floats but the energy; default: torch's default dtype
                 ):
+        # 1. refuse bad geometry
         _check_atoms(atoms)
-        # 1. one table of elements, and each atom's place in it
+        # 2. one table of elements, and each atom's place in it
         table = species_table([atoms]) if species is None else _as_table(species)
         species = torch.from_numpy(species_index(atoms.numbers, table))
-        # 2. edges in both directions, and the shift of those that cross a boundary
+        # 3. edges in both directions, and the shift of those that cross a boundary
         idx_i, idx_j, offset = neighbour_list(atoms, cutoff, neighbours)
         cell = atoms.cell.array
-        # 3. tensors: geometry was computed in float64 and is cast once
+        # 4. tensors: geometry was computed in float64 and is cast once
         dtype = dtype or torch.get_default_dtype()
         def real(x): return torch.from_numpy(np.array(x)).to(dtype) # np.array copies: the graph shares no memory with the frame
         super().__init__(
@@ -253,22 +262,23 @@ class TorchAtoms(AtomGraph):
             cell=real(cell[None]), pbc=torch.from_numpy(atoms.pbc[None].copy()), mol_id=torch.zeros(len(atoms), dtype=torch.long),
             n_mols=1, table=table, cutoff=float(cutoff), labels=_labels(atoms, dtype))
 
-# %% ../nbs/01_graphs.ipynb #de0c9a32
+# %% ../nbs/01_graphs.ipynb #e1ef571f
 class BatchedTorchAtoms(AtomGraph):
     "Several graphs as one that has no edge between systems; equivariant as its parts."
     def __init__(self, graphs:Sequence, # AtomGraph objects of one species table, dtype and device
                 ):
+        # 1. refuse parts that do not fit together
         graphs = list(graphs)
         _check_compatible(graphs)
         def cat(name): return torch.cat([getattr(g, name) for g in graphs])
-        # 1. how many atoms, edges and systems each part has, and how many atoms and systems come before it
+        # 2. how many atoms, edges and systems each part has, and how many atoms and systems come before it
         n_atoms, n_edges, n_mols = (torch.tensor([len(getattr(g, k)) for g in graphs]) for k in ("positions", "idx_i", "cell"))
         device = graphs[0].idx_i.device
         def before(n, repeats): return (n.cumsum(0) - n).repeat_interleave(repeats).to(device)
-        # 2. indices of atoms and systems move behind those of the systems before
+        # 3. indices of atoms and systems move behind those of the systems before
         first_atom = before(n_atoms, n_edges)
         shared = set.intersection(*(set(g.labels) for g in graphs))
-        # 3. everything else is concatenated
+        # 4. everything else is concatenated
         super().__init__(
             **{name: cat(name) for name in ("positions", "numbers", "species", "shift", "cell", "pbc")},
             idx_i=cat("idx_i") + first_atom, idx_j=cat("idx_j") + first_atom,
