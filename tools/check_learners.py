@@ -1,6 +1,7 @@
 """The learner's path, walked in a fresh environment that has only the wheel: `eqbook start`, then every notebook in a real Jupyter kernel.
 
-With the solutions put back every check is green and `eqbook progress` counts them all. As it is handed out, a notebook stops at its first exercise with one friendly line."""
+With the solutions put back every check is green and `eqbook progress` counts them all.
+As it is handed out, a notebook stops at its first exercise with one friendly line."""
 import json
 import os
 import subprocess
@@ -29,9 +30,11 @@ for cell in nb.cells:
 try: NotebookClient(nb, timeout=limit, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
 except CellExecutionError as error: stopped = f"{error.ename}: {error.evalue}"
 ran = [c for c in nb.cells if c.cell_type == "code" and c.execution_count]
-checks = {c.metadata.eqbook.check: "".join(o.get("data", {}).get("text/html", "") for o in c.outputs) for c in ran if "check" in c.metadata.get("eqbook", {})}
+def html(cell): return "".join(o.get("data", {}).get("text/html", "") for o in cell.outputs)
+checks = {c.metadata.eqbook.check: html(c) for c in ran if "check" in c.metadata.get("eqbook", {})}
 traceback = "".join("".join(o.get("traceback", [])) for o in ran[-1].outputs)
-print(json.dumps(dict(stopped=stopped, checks=checks, traceback=traceback, last=ran[-1].metadata.get("eqbook", {}), wanted=[e for e, about in catalogue().items() if about["notebook"] == path.stem])))
+wanted = [e for e, about in catalogue().items() if about["notebook"] == path.stem]
+print(json.dumps(dict(stopped=stopped, checks=checks, traceback=traceback, last=ran[-1].metadata.get("eqbook", {}), wanted=wanted)))
 """
 
 
@@ -46,7 +49,8 @@ def faults_stubs(found):
     "What is wrong with the run of a notebook as it is handed out."
     first = next(iter(found["checks"]), None)
     if found["stopped"] is None: return ["it ran to the end without an answer"]
-    if found["last"].get("check") != first or first not in found["wanted"]: return [f"stopped at {found['last'] or 'a cell that is no check'}: {found['stopped']}"]
+    if found["last"].get("check") != first or first not in found["wanted"]:
+        return [f"stopped at {found['last'] or 'a cell that is no check'}: {found['stopped']}"]
     faults = [] if f"{first} is not solved yet" in found["stopped"] else [f"it says {found['stopped']!r}"]
     if "There is no answer yet" not in found["checks"][first]: faults.append(f"the card of {first} says {found['checks'][first]!r}")
     return faults + (["a traceback is shown"] if "Traceback" in found["traceback"] else [])

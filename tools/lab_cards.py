@@ -16,6 +16,7 @@ from eqbook.exercises import entry
 from tools.common import environment, root
 
 EXERCISE, PATIENCE = "ex_0_1", 120  # seconds
+NOTEBOOK = "window.jupyterapp.shell.currentWidget"
 WRONG = '''def rotate_vector(v, axis, angle):
     "The vectors turned, but the wrong way round."
     n, angle = axis / axis.norm(dim=-1, keepdim=True), torch.as_tensor(angle, dtype=v.dtype)[..., None]
@@ -31,9 +32,11 @@ def chromium():
 @contextmanager
 def jupyterlab(course, runtime):
     "Address of a JupyterLab on a folder; it ends with the block."
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--expose-app-in-browser", f"--ServerApp.root_dir={course}",
-               "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    places = {f"JUPYTER_{name}_DIR": str(runtime/name.lower()) for name in ("RUNTIME", "CONFIG", "DATA")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--expose-app-in-browser", f"--ServerApp.root_dir={course}"]
+    places = {f"JUPYTER_{name}_DIR": str(runtime/name.lower()) for name in ("RUNTIME", "CONFIG", "DATA")} | {"JUPYTERLAB_SETTINGS_DIR": str(runtime/"settings")}
+    quiet = runtime/"settings"/"@jupyterlab"/"apputils-extension"/"notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     server = subprocess.Popen(command, env=environment(root) | places | {"JUPYTER_PREFER_ENV_PATH": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(10 * PATIENCE):
@@ -49,10 +52,10 @@ def jupyterlab(course, runtime):
 
 def answer_and_check(page, index, source):
     "Type an answer into cell `index`, run it and the check below; the card's classes, words and picture."
-    app = "window.jupyterapp.shell.currentWidget.content"
+    app = f"{NOTEBOOK}.content"
     page.evaluate(f"i => {{ {app}.activeCellIndex = i; {app}.deselectAll(); }}", index)
     page.evaluate(f"i => {app}.scrollToItem(i, 'start')", index)
-    page.keyboard.press("Enter")
+    page.evaluate("window.jupyterapp.commands.execute('notebook:enter-edit-mode')")
     page.keyboard.press("Control+A")
     page.keyboard.insert_text(source)
     page.keyboard.press("Escape")
@@ -77,11 +80,12 @@ def walk(folder):
         browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1100, "height": 800})
         page.goto(f"{url}lab/tree/{name}.ipynb?token={token}")
-        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 5 && window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
+        page.wait_for_function(f"{NOTEBOOK.replace('.', '?.')}?.content?.widgets?.length > 5 && {NOTEBOOK}.sessionContext.session?.kernel?.status === 'idle'",
                                timeout=1000 * PATIENCE)
-        page.evaluate(f"i => {{ window.jupyterapp.shell.currentWidget.content.activeCellIndex = i; return window.jupyterapp.commands.execute('notebook:run-all-above'); }}", index)
+        page.evaluate(f"i => {{ {NOTEBOOK}.content.activeCellIndex = i; return window.jupyterapp.commands.execute('notebook:run-all-above'); }}", index)
         seen = {"wrong": answer_and_check(page, index, WRONG)}
         page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        page.locator(".eqbook-card").wait_for(state="detached")
         seen["right"] = answer_and_check(page, index, entry(EXERCISE)["solution"])
         browser.close()
     seen["progress"] = json.loads((course/f"{name}.progress.json").read_text())["exercises"][EXERCISE]
