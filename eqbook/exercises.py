@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKERS', 'MARKER', 'BLANK', 'fails', 'stub', 'Wrong', 'Verdict', 'catalogue', 'entry', 'checker', 'raised',
-           'examine', 'NotYet', 'keep', 'check', 'hint', 'solution', 'caught']
+           'examine', 'NotYet', 'progress_file', 'counted', 'keep', 'check', 'hint', 'solution', 'caught']
 
 # %% ../nbs/lab/exercises.ipynb #c9220830
 import ast
@@ -90,14 +90,14 @@ def stub(source:str,      # code of a solution cell: functions or classes with n
         lines[start:end] = [*todo, f'{indent}raise NotImplementedError("{exercise_id}: your turn")']
     return "\n".join(lines)
 
-# %% ../nbs/lab/exercises.ipynb #7d2e9426
+# %% ../nbs/lab/exercises.ipynb #2043eaed
 class Wrong(AssertionError):
     "What is wrong with an answer, in a sentence that its author can act on."
 
 @dataclass(frozen=True)
 class Verdict:
     "What a check found."
-    exercise:str  # for instance "ex_1_2"
+    exercise:str  # for instance "ex_1_3"
     title:str     # names of what was asked for
     passed:bool
     message:str   # one short paragraph
@@ -112,7 +112,7 @@ class Verdict:
         return (f'<div class="eqbook-card eqbook-{"passed" if self.passed else "failed"}" style="border-left: 6px solid {colour}; padding: 0.5em 1em; margin: 0.3em 0">'
                 f'<b style="color: {colour}">{self.exercise} · {html.escape(self.title)} · {word}</b><br>{text}</div>')
 
-# %% ../nbs/lab/exercises.ipynb #d2090853
+# %% ../nbs/lab/exercises.ipynb #6aca43fb
 @functools.cache
 def catalogue()->dict: # exercise -> notebook, module, title, names, prompt, hints, stub, solution
     "All exercises of the book, in its order."
@@ -125,7 +125,7 @@ def entry(exercise_id:str)->dict: # of the catalogue
 
 CHECKERS = {} # exercise -> checker
 
-def checker(exercise_id:str, # for instance "ex_1_2"
+def checker(exercise_id:str, # for instance "ex_1_3"
            )->Callable:      # decorator for a function of the answers that raises Wrong
     "Register a checker."
     def register(function):
@@ -147,17 +147,18 @@ def raised(error:Exception, # what an answer raised
     words = " ".join(str(error).split())
     return f"{type(error).__name__}{f': {words[:300]}' if words else ''}{_culprit(error)}"
 
-# %% ../nbs/lab/exercises.ipynb #0858a3de
-def examine(exercise_id:str, # for instance "ex_1_2"
+# %% ../nbs/lab/exercises.ipynb #86ca0214
+def examine(exercise_id:str, # for instance "ex_1_3"
             *answers,        # what the exercise asks for: functions or classes, in the order of the prompt
            )->Verdict:
     "What is right or wrong with an answer; nothing is shown or stored. ValueError for an unknown exercise."
     import torch
     about = entry(exercise_id)
     importlib.import_module(f"eqbook.checks.{about['module']}")
+    ask = CHECKERS[exercise_id]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        try: CHECKERS[exercise_id](*answers)
+        try: ask(*answers)
         except Wrong as wrong: return Verdict(exercise_id, about["title"], False, str(wrong))
         except NotImplementedError as error:
             if str(error).endswith("your turn"): return Verdict(exercise_id, about["title"], False, "There is no answer yet. Replace the `raise NotImplementedError` by your code.")
@@ -165,7 +166,7 @@ def examine(exercise_id:str, # for instance "ex_1_2"
         except Exception as error: return Verdict(exercise_id, about["title"], False, f"Your code raised {raised(error)}.")
     return Verdict(exercise_id, about["title"], True, "Everything that was tested is right.")
 
-# %% ../nbs/lab/exercises.ipynb #a972208a
+# %% ../nbs/lab/exercises.ipynb #93ee6c76
 class NotYet(Exception):
     "Ends the run of a notebook at an exercise that is not solved."
     def _render_traceback_(self): return [f"{self} The cells below need this answer."]
@@ -180,30 +181,41 @@ def _show(text, rich=None):
     "Rich in Jupyter, else plain."
     if not _in_jupyter(): return print(text)
     from IPython.display import Markdown, display
-    display(rich or Markdown(text))
+    display(Markdown(text) if rich is None else rich) # a failed verdict counts as false
 
-# %% ../nbs/lab/exercises.ipynb #2106bb80
+# %% ../nbs/lab/exercises.ipynb #250c9408
 MARKER = "eqbook-course.json" # `eqbook start` puts it into a course's folder
+
+def progress_file(folder, notebook): return Path(folder)/f"{notebook}.progress.json"
+
+def counted(folder:Path, # a course
+            notebook:str, # such as "01_graphs"
+           )->dict:      # exercise -> record, with the keys of BLANK
+    "What is stored about a notebook's exercises; empty before the first check. ValueError that names a broken file."
+    path = progress_file(folder, notebook)
+    if not path.exists(): return {}
+    try: return {e: BLANK | row for e, row in json.loads(path.read_text(encoding="utf-8"))["exercises"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold the progress of a notebook ({type(error).__name__}: {error}): rename it to start counting anew") from None
 
 BLANK = dict(passed=False, attempts=0, first_passed=None, hints=0, solution_seen=False)
 
-def keep(exercise_id:str, # for instance "ex_1_2"
+def keep(exercise_id:str, # for instance "ex_1_3"
          change:Callable, # record of this exercise (a dict with the keys of BLANK) -> what changes in it
          folder:Path=Path(), # of the notebook
         )->None:
-    "Store news beside the notebook, if this is a course's folder. ValueError if the file there is broken."
+    "Store news beside the notebook, if this is a course's folder."
     from eqbook.experiments.core import write_file
     if not (Path(folder)/MARKER).exists(): return
     notebook = entry(exercise_id)["notebook"]
-    path = Path(folder)/f"{notebook}.progress.json"
-    try: stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"notebook": notebook, "exercises": {}}
-    except ValueError as error: raise ValueError(f"{path} is not JSON ({error}): rename it to start counting anew") from None
-    row = BLANK | stored["exercises"].get(exercise_id, {})
-    stored["exercises"][exercise_id], stored["edition"] = row | change(row), eqbook.__version__
-    write_file(path, json.dumps(stored, indent=1) + "\n")
+    rows = counted(folder, notebook)
+    row = BLANK | rows.get(exercise_id, {})
+    rows[exercise_id] = row | change(row)
+    content = dict(notebook=notebook, edition=eqbook.__version__, exercises=rows)
+    write_file(progress_file(folder, notebook), json.dumps(content, indent=1) + "\n")
 
-# %% ../nbs/lab/exercises.ipynb #377b214b
-def check(exercise_id:str, # for instance "ex_1_2"
+# %% ../nbs/lab/exercises.ipynb #4b3e49e7
+def check(exercise_id:str, # for instance "ex_1_3"
           *answers,        # what the exercise asks for, in the order of the prompt
          )->None:
     "Show what is right or wrong with an answer, and keep count. In Jupyter a wrong answer ends the run of the notebook."
@@ -234,8 +246,8 @@ def solution(exercise_id:str)->None:
     keep(exercise_id, lambda row: dict(solution_seen=True))
     _show(f"```python\n{about['solution']}\n```")
 
-# %% ../nbs/lab/exercises.ipynb #07726256
-def caught(exercise_id:str,     # for instance "ex_1_2"
+# %% ../nbs/lab/exercises.ipynb #5226721d
+def caught(exercise_id:str,     # for instance "ex_1_3"
            *answers,            # wrong ones
            contains:str,        # words of the message
           )->str:               # the message
