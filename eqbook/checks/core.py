@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['takes', 'runs', 'shaped', 'equal', 'refuses', 'symmetric', 'transplant', 'gradients_reach', 'flows', 'water', 'lone',
-           'written']
+           'written', 'settled', 'refused']
 
-# %% ../../nbs/lab/checks_core.ipynb #6c17af3c
+# %% ../../nbs/lab/checks_core.ipynb #d361ce47
 import functools
 import importlib
 import inspect
@@ -17,7 +17,7 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from ..datasets.water import load_water
-from ..exercises import Wrong, entry, raised
+from ..exercises import Wrong, caught, entry, examine, raised
 from ..graphs import BatchedTorchAtoms, TorchAtoms
 from ..symmetry import symmetry_report
 
@@ -97,15 +97,17 @@ def symmetric(model:Callable,      # batch -> one tensor
     found = ", ".join(f"{row.symmetry} by {row.largest:.2g}" for row in broken)
     raise Wrong(f"{what} should be {'invariant' if kind == 'scalar' else 'equivariant'}, but breaks {found} of a typical output. {hint}".strip())
 
-# %% ../../nbs/lab/checks_core.ipynb #8e00cb32
+# %% ../../nbs/lab/checks_core.ipynb #cdc1d0c2
 def transplant(answer:nn.Module,    # receives the weights
                reference:nn.Module, # gives them
                what:str,            # "InvNet"
               )->None:
     "Give the answer the reference's weights; a name or a shape that differs is a sentence."
     got, want = answer.state_dict(), reference.state_dict()
-    if missing := [k for k in want if k not in got]: raise Wrong(f"{what} lacks the weights {', '.join(f'`{k}`' for k in missing[:4])}. Name the layers as the exercise does.")
-    if extra := [k for k in got if k not in want]: raise Wrong(f"{what} has the weights {', '.join(f'`{k}`' for k in extra[:4])}, which the exercise does not ask for.")
+    if missing := [k for k in want if k not in got]:
+        raise Wrong(f"{what} lacks the weights {', '.join(f'`{k}`' for k in missing[:4])}. Name the layers as the exercise does.")
+    if extra := [k for k in got if k not in want]:
+        raise Wrong(f"{what} has the weights {', '.join(f'`{k}`' for k in extra[:4])}, which the exercise does not ask for.")
     for k, tensor in want.items(): shaped(got[k], tensor.shape, f"the weight `{k}` of {what}")
     answer.load_state_dict(want)
 
@@ -115,7 +117,8 @@ def gradients_reach(module:nn.Module, # after its output was computed
                    )->None:
     "Does every parameter get a gradient that is not zero?"
     named = dict(module.named_parameters())
-    if not output.requires_grad: raise Wrong(f"No gradient flows from the result of {what} to its weights. Is something detached, or computed under `torch.no_grad()`?")
+    if not output.requires_grad:
+        raise Wrong(f"No gradient flows from the result of {what} to its weights. Is something detached, or computed under `torch.no_grad()`?")
     gradients = torch.autograd.grad(output.square().sum(), list(named.values()), allow_unused=True)
     idle = [k for k, g in zip(named, gradients) if g is None or not g.abs().max() > 0]
     if idle: raise Wrong(f"No gradient reaches {', '.join(f'`{k}`' for k in idle[:4])} of {what}: the result does not depend on it.")
@@ -127,7 +130,9 @@ def flows(output:Tensor,  # computed from the inputs
     "Does a gradient flow from the result to every input?"
     gradients = torch.autograd.grad(output.square().sum(), list(inputs.values()), allow_unused=True) if output.requires_grad else [None] * len(inputs)
     cut = [k for k, g in zip(inputs, gradients) if g is None or not g.abs().max() > 0]
-    if cut: raise Wrong(f"No gradient flows from {what} back to {', '.join(f'`{k}`' for k in cut)}. Is it detached, turned into a number by `.item()`, or copied into a new tensor?")
+    if cut:
+        raise Wrong(f"No gradient flows from {what} back to {', '.join(f'`{k}`' for k in cut)}. Is it detached, turned into a number by `.item()`, or "
+                    "copied into a new tensor?")
 
 # %% ../../nbs/lab/checks_core.ipynb #529efe83
 @functools.cache
@@ -152,3 +157,18 @@ def written(exercise_id:str,      # for instance "ex_1_2"
     space = vars(importlib.import_module(f"eqbook.{about['module']}")) | names
     exec(about[part], space)
     return [space[name] for name in about["names"]]
+
+# %% ../../nbs/lab/checks_core.ipynb #90bee646
+def settled(exercise_id:str, **names)->None: # names: that the solution needs beside its module's
+    "Assert that the check passes the solution and that it tells the stub's owner to begin."
+    verdict = examine(exercise_id, *written(exercise_id, **names))
+    assert verdict, verdict
+    caught(exercise_id, *written(exercise_id, "stub", **names), contains="There is no answer yet")
+
+def refused(exercise_id:str, # for instance "ex_1_2"
+            wrong:dict,      # answer, or a tuple of answers -> words of the message
+           )->None:
+    "Assert that the check refuses every wrong answer, and print what it says."
+    for answer, words in wrong.items():
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        print(f"{', '.join(getattr(a, '__name__', str(a)) for a in answers)}: {caught(exercise_id, *answers, contains=words)}")
