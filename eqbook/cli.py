@@ -97,7 +97,7 @@ def demo_command(
         report = demo(data, pairs(key), out, epochs, seed, not quiet)
     typer.echo(report_table(report))
 
-# %% ../nbs/lab/cli.ipynb #e75c3e46
+# %% ../nbs/lab/cli.ipynb #8a0f8b9f
 @app.command("train")
 def train_command(
         model:Annotated[str, typer.Argument(help="invnet, simpleeqnet or eqnet.")],
@@ -130,7 +130,7 @@ def train_command(
       eqbook train invnet --target charges --out q --resume
       eqbook train eqnet --target dipole --data pbe0 --lmax 2 --out mu
       eqbook train eqnet --target energy --data my.xyz --key energy=E --key forces=F --out pes"""
-    with work(quiet):
+    with work(quiet, "; the same command with --resume goes on"):
         from eqbook.jobs import train_model, training_table
         network = dict(features=features, interactions=interactions, lmax=lmax)
         report = train_model(model, target, out, data, pairs(key), cutoff, network, seed, dtype, resume, epochs=epochs, patience=patience,

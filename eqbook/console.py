@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-# %% ../nbs/lab/console.ipynb #930fc6f8
+# %% ../nbs/lab/console.ipynb #599ccd01
 class Stopped(Exception): "Ctrl-C, with a word on how to go on."
 
 def reason(error:BaseException)->str:
@@ -25,8 +25,8 @@ def reason(error:BaseException)->str:
     return f"{type(error).__name__}: {error} (not expected; eqbook --traceback COMMAND shows where)"
 
 def failed(error:BaseException)->int: # exit code
-    "Say in one line what went wrong; what is an argument in Python is an option here."
-    typer.echo(f"eqbook: {' '.join(reason(error).replace('resume=True', '--resume').split())}", err=True)
+    "Say in one line what went wrong."
+    typer.echo(f"eqbook: {' '.join(reason(error).split())}", err=True)
     return 130 if isinstance(error, Stopped) else getattr(error, "exit_code", 1)
 
 def close():

@@ -7,20 +7,21 @@ __all__ = ['DATASETS', 'UNIT', 'find_dataset', 'dataset_table', 'fetch_dataset',
            'train_model', 'evaluate_model', 'training_table', 'evaluation_table', 'find_class', 'check_symmetry',
            'broken_words']
 
-# %% ../nbs/lab/jobs.ipynb #c88f7a48
+# %% ../nbs/lab/jobs.ipynb #6130ba64
 import importlib.util, inspect, sys, traceback
 from importlib import import_module
 from pathlib import Path
 
 from .datasets.core import fetch, have, sha256, split
-from .datasets.water import WATER_SPLIT, load_water
+from .datasets.water import load_water
 
-# %% ../nbs/lab/jobs.ipynb #fe36c317
-DATASETS = { # name -> kind, about; loader (module:function), file (of a public set), maker (module:main) with what it needs: package, extra
+# %% ../nbs/lab/jobs.ipynb #f5e4784f
+DATASETS = { # name -> kind, about; module:NAME of its loader, split and maker; file of a public set; what the maker needs: package, extra
     "gfn2": dict(kind="embedded", about="800 clusters of 1 to 12 water molecules at 300 K; GFN2-xTB energies, forces, charges, dipoles",
                  loader="eqbook.datasets.water:embedded_water", maker="eqbook.datasets.water_make:main", needs=("tblite", "data")),
-    "water": dict(kind="embedded", about="gfn2 and clusters near their minima", loader="eqbook.experiments.weights:water_frames"),
-    "pbe0": dict(kind="public", about="577 clusters (H2O)8; PBE0 energies, forces, Hirshfeld charges, dipoles", file="waterAims.xyz"),
+    "water": dict(kind="embedded", about="gfn2 and clusters near their minima", loader="eqbook.experiments.weights:water_frames", split="eqbook.experiments.weights:SPLIT"),
+    "pbe0": dict(kind="public", about="577 clusters (H2O)8; PBE0 energies, forces, Hirshfeld charges, dipoles", file="waterAims.xyz",
+                 split="eqbook.datasets.water:WATER_SPLIT"),
 }
 
 def _named(where): # "module:function"
@@ -53,7 +54,7 @@ def make_dataset(name:str, # of a data set that eqbook made
     if importlib.util.find_spec(package) is None: raise ImportError(f'making {name} needs {package}: pip install "eqbook[{extra}]"')
     _named(d["maker"])(["--out", str(out), "--log", f"{Path(out).with_suffix('')}-make", "--seed", str(seed)])
 
-# %% ../nbs/lab/jobs.ipynb #d7845d80
+# %% ../nbs/lab/jobs.ipynb #a69c09f4
 def labelled_frames(data,       # a key of `DATASETS`, or the path of an extended XYZ file
                     target:str, # label that each frame must have
                     keys=None,  # of a file: name here -> the file's key
@@ -69,7 +70,7 @@ def labelled_frames(data,       # a key of `DATASETS`, or the path of an extende
 
 def sizes(frames:list, data)->dict: # arguments of `eqbook.datasets.core.split`
     "How a data set is split, always the same; ValueError for fewer than 20 frames."
-    if data == "pbe0": return WATER_SPLIT
+    if "split" in DATASETS.get(data, {}): return _named(DATASETS[data]["split"])
     if (n := len(frames)) < 20: raise ValueError(f"{data}: {n} frames; at least 20 are needed to hold some back for validation and test")
     group = "start" if all("start" in atoms.info for atoms in frames) else None
     return dict(n_train=3 * n // 4, n_valid=n // 12, n_test=n // 8, seed=0, group=group)
@@ -108,18 +109,29 @@ def train_model(model:str, target:str,    # for instance "invnet", "charges"; se
     return dict(folder=str(out), data=str(data), split=chosen, epochs=len(history), best_epoch=best["epoch"],
                 seconds=history[-1]["seconds"], errors=predictor.eval().errors(test))
 
-# %% ../nbs/lab/jobs.ipynb #18113a35
+# %% ../nbs/lab/jobs.ipynb #a0919508
 def _key(atoms): # tells a frame from others
     return atoms.numbers.tobytes() + (atoms.positions.round(5) + 0.).tobytes()
 
+def _given(where, about, data, keys):
+    "The data to evaluate on: without a name, or in the same file, those of the training and its keys; ValueError if they are not here."
+    trained = about.get("data", {})
+    name = data or trained.get("name")
+    if name in DATASETS: return name, keys
+    if name and "sha256" in trained and Path(name).is_file() and sha256(name) == trained["sha256"]: return name, keys or trained["keys"]
+    if data is None: raise ValueError(f"{where} was trained on {name or 'unknown data'}, which is not here: name data with --data")
+    return data, keys
+
 def _trained_on(about, data, keys):
     "The frames of a training, and those of its test set; both empty where they cannot be had."
-    name = about.get("data", {}).get("name")
+    trained = about.get("data", {})
+    name = trained.get("name")
     if name in DATASETS and ("file" not in DATASETS[name] or have(DATASETS[name]["file"])): frames = labelled_frames(name, about["config"]["target"])
-    elif data not in DATASETS and about.get("data") == _identity(data, keys): frames = labelled_frames(data, about["config"]["target"], keys)
+    elif "sha256" in trained and data not in DATASETS and sha256(data) == trained["sha256"]: frames = labelled_frames(data, about["config"]["target"], keys)
     else: return [], []
     return frames, split(frames, **about["split"])[2]
 
+# %% ../nbs/lab/jobs.ipynb #f5c495b0
 def evaluate_model(where,        # a training folder, or the name of a pretrained model
                    data=None,    # None: the data that it was trained on
                    keys=None,    # see `labelled_frames`
@@ -128,8 +140,7 @@ def evaluate_model(where,        # a training folder, or the name of a pretraine
     from eqbook.checkpoints import read_card
     from eqbook.models import load, pretrained
     predictor, about = load(where), pretrained().get(str(where)) or read_card(where)["about"]
-    data = data or about.get("data", {}).get("name")
-    if data is None: raise ValueError(f"{where} does not say on which data it was trained: name some with --data")
+    data, keys = _given(where, about, data, keys)
     frames, (known, test) = labelled_frames(data, predictor.target, keys), _trained_on(about, data, keys)
     known, test = ({_key(f) for f in part} for part in (known, test))
     held_back = any(_key(f) in known for f in frames)
