@@ -97,15 +97,16 @@ class Dipole(nn.Module):
                  origin:Optional[str]=None,     # "centre" or "mass"; None for neutral systems only, whose dipole needs no origin
                 ):
         super().__init__()
+        # 1. the dipole of a charged system needs an origin
         _check_total(total)
         if origin is None and total: raise ValueError(f"total={total}: the dipole of a charged system depends on the origin; choose 'centre' or 'mass'")
-        # a neutral system may be seen from anywhere; from its centre the fewest digits are lost
+        # 2. a neutral system may be seen from anywhere; from its centre the fewest digits are lost
         self.per_atom, self.total, self.origin = per_atom, total, _check_origin("centre" if origin is None else origin)
 
     def forward(self, batch)->Tensor: # (B, 3) e*Angstrom
-        # 1. charges with the right total, and atomic dipoles
+        # 3. charges with the right total, and atomic dipoles
         y, charges = _atomic_moments(self, batch, "1x0e+1x1o", 4)
-        # 2. charge times position plus atomic dipole, summed
+        # 4. charge times position plus atomic dipole, summed
         return scatter_sum(charges * _from_origin(batch, self.origin) + y[:, 1:], batch.mol_id, batch.n_mols)
 
 # %% ../nbs/03b_dipoles.ipynb #d9d86d7f

@@ -47,6 +47,7 @@ def contrast(make:Callable,  # () -> model, batch -> (S, 1); draws new weights a
              seeds:int=5,
             )->Tensor:       # (seeds,)
     "Contrast of random networks, @eq-contrast, relative to the root mean square of their outputs."
+    # 1. for each seed a new network, its outputs, and their contrast
     def of(seed):
         torch.manual_seed(seed)
         f = make().to(batch.positions)(batch)[:, 0]
@@ -55,6 +56,7 @@ def contrast(make:Callable,  # () -> model, batch -> (S, 1); draws new weights a
 
 def separates(make:Callable, batch, labels:Tensor, seeds:int=5)->bool: # arguments of `contrast`
     "Whether networks of this kind can tell the labels; ValueError if the contrast is neither roundoff nor clearly above it."
+    # 2. roundoff, clear, or neither
     c = contrast(make, batch, labels, seeds)
     if c.max() < 1e-12: return False
     if c.min() > 1e-7: return True
@@ -65,16 +67,19 @@ def accuracy(make:Callable, batch, labels:Tensor, seeds:int=5, # as in `contrast
              steps:int=300, lr:float=0.02,
             )->Tensor: # (seeds,) from 0 to 1
     "Share of right answers of trained networks. Training ends when every answer is clear, or when the contrast is still zero after 30 steps."
+    # 1. for each seed a network and an optimizer
     def of(seed):
         torch.manual_seed(seed)
         model = make().to(batch.positions)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
         for step in range(steps):
             margin = labels * model(batch)[:, 0]
+            # 2. stop, or make a step
             if margin.min() > 1 or (step == 30 and margin.mean().abs() < 1e-10): break
             optimizer.zero_grad()
             nn.functional.softplus(-margin).mean().backward()
             optimizer.step()
+        # 3. the share of right answers
         with torch.no_grad(): positive = model(batch)[:, 0].round(decimals=6) > 0
         return (positive == (labels > 0)).double().mean()
     return torch.stack([of(seed) for seed in range(seeds)])

@@ -164,9 +164,11 @@ class Mix(nn.Module):
     def __init__(self, lmax:int,          # 0 to 4
                  in_channels:int, out_channels:int): # channels of each component
         super().__init__()
+        # 1. one matrix for each degree, and which plane takes which
         self.weight = nn.Parameter(torch.randn(lmax + 1, in_channels, out_channels) / math.sqrt(in_channels))
         self.register_buffer("degree", torch.arange(lmax + 1).repeat_interleave(2 * torch.arange(lmax + 1) + 1), persistent=False)
 
     def forward(self, x:Tensor, # ((lmax+1)^2, N, in_channels)
                )->Tensor:       # ((lmax+1)^2, N, out_channels)
+        # 2. each plane times the matrix of its degree
         return torch.bmm(x, self.weight.index_select(0, self.degree))

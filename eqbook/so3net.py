@@ -120,6 +120,7 @@ class SimpleEqNet(nn.Module):
                  cutoff_fn:Callable=cosine_cutoff, # (d_ij, cutoff) -> (E,) envelope
                 ):
         super().__init__()
+        # 0. refuse what makes no sense
         if check_lmax(lmax) == 0: raise ValueError("SimpleEqNet predicts vectors: lmax must be at least 1")
         _check_sizes(feature_dimension=feature_dimension, n_interactions=n_interactions, n_elements=n_elements)
         # 1. the parts of chapter 2, used again
@@ -180,10 +181,12 @@ class BodyOrder(nn.Module):
                  feature_dimension:int,      # F, channels of each component
                 ):
         super().__init__()
+        # 1. the product and its partner V x; a weight for each path and channel, the same for all atoms
         self.coupling, self.mix = Coupling(lmax, lmax, lmax), Mix(lmax, feature_dimension, feature_dimension)
         self.weight = nn.Parameter(torch.randn(len(self.coupling.paths), 1, feature_dimension))
 
     def forward(self, x:Tensor)->Tensor: # ((lmax+1)^2, N, F) both
+        # 2. the features plus their product
         return x + tensor_product(self.coupling, x, self.weight, self.mix(x))
 
 # %% ../nbs/03_so3net.ipynb #640e43a6
@@ -216,14 +219,16 @@ class Interaction(nn.Module):
                  lmax_in:Optional[int]=None,  # of the input; default: lmax
                 ):
         super().__init__()
+        # 1. the four layers
         self.convolution = EquivariantConvolution(lmax, feature_dimension, edge_dimension, activation, lmax_in)
         self.body, self.gate = BodyOrder(lmax, feature_dimension), Gate(lmax, feature_dimension, activation)
         self.mix = Mix(lmax, feature_dimension, feature_dimension)
 
     def forward(self, x:Tensor, # ((lmax_in+1)^2, N, F) planes; the others as in `EquivariantConvolution`
                 edge, envelope, Y, idx_i, idx_j)->Tensor: # ((lmax+1)^2, N, F)
+        # 2. convolution, body order, gate, mix
         update = self.mix(self.gate(self.body(self.convolution.planes(x, edge, envelope, Y, idx_i, idx_j))))
-        # the residual; components that the input does not have start from zero
+        # 3. the residual; components that the input does not have start from zero
         return torch.cat([x + update[:len(x)], update[len(x):]])
 
 # %% ../nbs/03_so3net.ipynb #905087ae
@@ -235,8 +240,8 @@ class Readout(nn.Module):
                  activation:Callable=nn.SiLU, # makes a module
                 ):
         super().__init__()
+        # 1. what is asked for; two layers for scalars, one without bias for everything else
         self.degrees = _degrees(irreps_out, lmax)
-        # 1. two layers for scalars, one without bias for everything else
         def layer(l, mul):
             if l: return nn.Linear(feature_dimension, mul, bias=False)
             return nn.Sequential(nn.Linear(feature_dimension, feature_dimension), activation(), nn.Linear(feature_dimension, mul))
@@ -273,18 +278,22 @@ class EqNet(nn.Module):
                  species:Optional[tuple]=None,   # atomic numbers of the table; checked against every batch, stored with the weights
                 ):
         super().__init__()
+        # 1. refuse what makes no sense
         _check_sizes(feature_dimension=feature_dimension, n_interactions=n_interactions, n_elements=n_elements)
         _keep_table(self, species, n_elements)
+        # 2. embedding and edge features
         self.radial_basis, self.cutoff_fn, self.harmonics = radial_basis, cutoff_fn, SphericalHarmonics(lmax)
         self.embedding = nn.Embedding(n_elements, feature_dimension)
-        # the first interaction receives scalars only and has fewer paths
+        # 3. the interactions, of which the first receives scalars only, and the readout
         self.interactions = nn.ModuleList(
             Interaction(lmax, feature_dimension, radial_basis.n_rbf, activation, lmax_in=None if k else 0) for k in range(n_interactions))
         self.readout = Readout(lmax, feature_dimension, irreps_out, activation)
 
     def forward(self, batch)->Tensor: # (N, dim of irreps_out), e3nn's layout
         _check_batch(self, batch)
+        # 4. features of nodes, one plane of scalars, and of edges
         x = self.embedding.weight.index_select(0, batch.species).unsqueeze(0)
         edge, envelope, Y = _edge_features(self, batch)
+        # 5. interactions, readout
         for interaction in self.interactions: x = interaction(x, edge, envelope, Y, batch.idx_i, batch.idx_j)
         return self.readout(x)
