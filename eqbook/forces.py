@@ -16,17 +16,21 @@ from torch import nn
 from .graphs import scatter_sum
 from .schnet import mae, mse
 
-# %% ../nbs/02b_forces.ipynb #32e343ba
+# %% ../nbs/02b_forces.ipynb #c0bb3026
 def reference_energies(frames:Sequence, # ase.Atoms with info["energy"], eV
                       )->dict:          # atomic number -> eV
     "Energy of each element by least squares, @eq-references, in float64."
+    # 1. refuse an empty list and frames without energy
     missing = [k for k, atoms in enumerate(frames) if "energy" not in atoms.info]
     if missing or not len(frames): raise ValueError(f"frame {missing[0]}: no energy in atoms.info" if missing else "no frames")
+    # 2. how many atoms of each element each frame has, (frames, elements), and the energies
     elements = np.unique(np.concatenate([atoms.numbers for atoms in frames]))
     counts = np.array([(atoms.numbers[:, None] == elements).sum(0) for atoms in frames], dtype=np.float64)
     energies = np.array([atoms.info["energy"] for atoms in frames], dtype=np.float64)
+    # 3. least squares
     return dict(zip(elements.tolist(), np.linalg.lstsq(counts, energies, rcond=None)[0].tolist()))
 
+# %% ../nbs/02b_forces.ipynb #32e592c5
 def centre_energies(frames:Sequence, # ase.Atoms with info["energy"], eV
                     references:dict, # atomic number -> eV
                    )->list:          # copies of the frames
@@ -40,18 +44,19 @@ def centre_energies(frames:Sequence, # ase.Atoms with info["energy"], eV
         return new
     return [centred(k, atoms) for k, atoms in enumerate(frames)]
 
-# %% ../nbs/02b_forces.ipynb #8720e1a8
+# %% ../nbs/02b_forces.ipynb #40ebf212
 class Potential(nn.Module):
     "Energy of each system as the scaled sum of atomic terms, @eq-forces: as symmetric as `per_atom`."
     def __init__(self, per_atom:nn.Module, # batch -> (N, 1)
                  scale:float=1.,           # eV
                 ):
         super().__init__()
+        # 1. `self.per_atom`, and `self.scale` as a buffer
         self.per_atom = per_atom
         self.register_buffer("scale", torch.tensor(float(scale)))
 
     def forward(self, batch)->torch.Tensor: # (B,) eV
-        # 1. sum the atomic terms of each system
+        # 2. sum the atomic terms of each system
         terms = self.per_atom(batch)
         if terms.shape != (len(batch.positions), 1): raise ValueError(f"per_atom returned {tuple(terms.shape)}, expected {(len(batch.positions), 1)}")
         return self.scale * scatter_sum(terms, batch.mol_id, batch.n_mols)[:, 0]
@@ -61,40 +66,49 @@ def energy_and_forces(model:Callable,          # batch -> (B,) eV
                       create_graph:bool=False, # True to differentiate the forces again, as training does
                      )->tuple:                 # energy (B,) eV, forces (N, 3) eV/Angstrom
     "Energies and their negative gradients; forces are E(3)-equivariant if the energy is invariant."
-    # 2. positions that remember what was done to them
+    # 3. positions that remember what was done to them
     with torch.enable_grad():
         x = batch.positions.detach().requires_grad_()
         energy = model(batch.replace(positions=x))
-        # 3. one backward pass of the sum
+        # 4. one backward pass of the sum
         gradient, = torch.autograd.grad(energy.sum(), x, create_graph=create_graph, materialize_grads=True)
     return (energy if create_graph else energy.detach()), -gradient
 
-# %% ../nbs/02b_forces.ipynb #0f068876
+# %% ../nbs/02b_forces.ipynb #c28a7bda
 def energy_forces_stress(model:Callable, # batch -> (B,) eV
                          batch,          # AtomGraph, periodic in three directions
                         )->tuple:        # energy (B,) eV, forces (N, 3) eV/Angstrom, stress (B, 6) eV/Angstrom^3
     "Energies, forces and stresses in Voigt order, @eq-stress; ValueError without a periodic cell."
+    # 1. refuse what has no volume
     if not batch.pbc.all(): raise ValueError("stress needs a cell that is periodic in three directions")
     with torch.enable_grad():
+        # 2. positions that remember what was done to them
         x = batch.positions.detach().requires_grad_()
+        # 3. a strain of zero for each system
         strain = x.new_zeros(batch.n_mols, 3, 3).requires_grad_()
+        # 4. energy of the deformed space, and both derivatives
         energy = model(batch.replace(positions=x).strained(strain))
         dx, dstrain = torch.autograd.grad(energy.sum(), (x, strain), materialize_grads=True)
+    # 5. per volume, symmetric, in Voigt order
     stress = dstrain / torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
     stress = (stress + stress.mT) / 2
     return energy.detach(), -dx, stress[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
 
-# %% ../nbs/02b_forces.ipynb #8788a6f5
+# %% ../nbs/02b_forces.ipynb #87137517
 def force_loss(energy_weight:float=50., # w, Angstrom^-2
                error:Callable=mse,      # mse or mae
               )->Callable:              # loss(model, batch) -> scalar
     "A loss on forces and on the energy per atom, @eq-force-loss."
     def loss(model, batch):
+        # 1. energy and forces, differentiable again when a gradient is wanted
         energy, forces = energy_and_forces(model, batch, create_graph=torch.is_grad_enabled())
+        # 2. the number of atoms of each system
         n_atoms = torch.bincount(batch.mol_id, minlength=batch.n_mols)
+        # 3. the error of the forces, and the weighted error of the energy per atom
         return error(forces, batch.forces) + energy_weight * error(energy / n_atoms, (batch.energy / n_atoms).to(energy.dtype))
     return loss
 
+# %% ../nbs/02b_forces.ipynb #fdb883db
 def force_errors(model:Callable, # batch -> (B,) eV
                  batch,          # AtomGraph with energy and forces
                 )->dict:         # energy in eV/atom, forces in eV/Angstrom

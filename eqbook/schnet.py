@@ -15,28 +15,29 @@ from torch import nn
 
 from .graphs import BatchedTorchAtoms, TorchAtoms, _as_table, scatter_mean, scatter_sum
 
-# %% ../nbs/02_schnet.ipynb #b9e8e75f
+# %% ../nbs/02_schnet.ipynb #db5cc21d
 class SimpleRBF(nn.Module):
     "Evenly spaced Gaussians of the distance, @eq-rbf: E(3)-invariant."
     def __init__(self, n_rbf:int,     # K, at least 2
                  cutoff:float,        # last centre, Angstrom
                  start:float=0.,      # first centre, Angstrom
                 ):
+        # 1. refuse fewer than two functions and ends in the wrong order; keep n_rbf and cutoff as attributes
         super().__init__()
         if n_rbf < 2 or not 0 <= start < cutoff < math.inf:
             raise ValueError(f"SimpleRBF needs n_rbf >= 2 and 0 <= start < cutoff, got n_rbf={n_rbf}, cutoff={cutoff}, start={start}")
         self.n_rbf, self.cutoff = n_rbf, float(cutoff)
-        # 1. centres from start to cutoff, kept as a buffer
+        # 2. `self.centres`, from start to cutoff, kept as a buffer
         self.register_buffer("centres", torch.linspace(start, cutoff, n_rbf))
-        # 2. the factor before the squared difference: one spacing is one standard deviation
+        # 3. the factor before the squared difference: one spacing is one standard deviation
         self.factor = -0.5 * ((n_rbf - 1) / (cutoff - start))**2
 
     def forward(self, d_ij:torch.Tensor, # (E,) Angstrom
                )->torch.Tensor:          # (E, K)
-        # 3. one Gaussian for each centre
+        # 4. one Gaussian for each centre
         return torch.exp(self.factor * (d_ij.unsqueeze(-1) - self.centres).square())
 
-# %% ../nbs/02_schnet.ipynb #2d47a9f2
+# %% ../nbs/02_schnet.ipynb #087c91af
 class InvariantConvolution(nn.Module):
     "Continuous-filter convolution of Schuett et al. 2017, @eq-cfconv: E(3)-invariant, permutation-equivariant."
     def __init__(self, feature_dimension:int, # F, channels of the nodes
@@ -45,10 +46,10 @@ class InvariantConvolution(nn.Module):
                  activation:Callable=nn.SiLU, # makes a module
                 ):
         super().__init__()
-        # 1. the filter network: edge features -> filters, two layers
+        # 1. `self.filter_network`: edge features -> filters, a Sequential of linear layer, activation, linear layer
         self.filter_network = nn.Sequential(nn.Linear(edge_dimension, filter_dimension), activation(),
                                             nn.Linear(filter_dimension, filter_dimension))
-        # 2. A and B of the equation; A has no bias
+        # 2. linear layers: `self.to_filter` is A of the equation, without bias, `self.from_filter` is B and b
         self.to_filter = nn.Linear(feature_dimension, filter_dimension, bias=False)
         self.from_filter = nn.Linear(filter_dimension, feature_dimension)
 
@@ -82,8 +83,9 @@ class NaiveInvNet(nn.Module):
             x = x + self.convolution(x, edge, torch.ones_like(edge[:, :1]), batch.idx_i, batch.idx_j)
         return self.readout(x)
 
-# %% ../nbs/02_schnet.ipynb #6bb766b2
+# %% ../nbs/02_schnet.ipynb #73b2caec
 def _difference(predicted, reference):
+    # 1. the difference, or an error that states both shapes
     if predicted.shape != reference.shape:
         raise ValueError(f"prediction has shape {tuple(predicted.shape)}, label {tuple(reference.shape)}: they must be equal")
     return predicted - reference
@@ -92,12 +94,14 @@ def mse(predicted:torch.Tensor, # any shape
         reference:torch.Tensor, # the same shape
        )->torch.Tensor:         # scalar
     "Mean squared error; shapes that differ are a ValueError."
+    # 2. mean of the squares
     return _difference(predicted, reference).square().mean()
 
 def mae(predicted:torch.Tensor, # any shape
         reference:torch.Tensor, # the same shape
        )->torch.Tensor:         # scalar
     "Mean absolute error; shapes that differ are a ValueError."
+    # 3. mean of the absolute values
     return _difference(predicted, reference).abs().mean()
 
 # %% ../nbs/02_schnet.ipynb #0c05089d
@@ -119,12 +123,12 @@ def cutoff_jump(model:Callable, # batch -> (N, 1)
     inside, outside = (model(TorchAtoms(a, cutoff, species)) for a in across_the_cutoff(atoms, cutoff))
     return (inside - outside).abs().max().item()
 
-# %% ../nbs/02_schnet.ipynb #a8870a00
+# %% ../nbs/02_schnet.ipynb #242a7aa2
 def cosine_cutoff(d:torch.Tensor, # (E,) Angstrom
                   cutoff:float,   # Angstrom
                  )->torch.Tensor: # (E,) from 1 to 0
     "An envelope that falls from 1 to 0 at the cutoff with zero slope at both ends, @eq-cutoff."
-    # 1. the cosine, with the distance clamped to the cutoff
+    # 1. the cosine, zero from the cutoff on
     return 0.5 * (torch.cos(math.pi / cutoff * d.clamp(max=cutoff)) + 1)
 
 # %% ../nbs/02_schnet.ipynb #cf5250a6
@@ -136,7 +140,7 @@ def mean_total(model:Callable, # batch -> (N, 1)
     batch = BatchedTorchAtoms(graphs)
     return scatter_sum(model(batch), batch.mol_id, len(batch)).abs().mean().item()
 
-# %% ../nbs/02_schnet.ipynb #fa827dc5
+# %% ../nbs/02_schnet.ipynb #05d120c6
 def fix_total(q:torch.Tensor,      # (N, 1)
               mol_id:torch.Tensor, # (N,) the system of each atom
               n_mols:int,          # B
@@ -149,18 +153,20 @@ def fix_total(q:torch.Tensor,      # (N, 1)
     # 2. every atom gives back its share
     return q - share.index_select(0, mol_id)
 
-# %% ../nbs/02_schnet.ipynb #dd6c0cb8
+# %% ../nbs/02_schnet.ipynb #763817e9
 class Interaction(nn.Module):
     "A convolution and an atomwise layer, the update in @eq-interaction: E(3)-invariant, permutation-equivariant."
     def __init__(self, feature_dimension:int, edge_dimension:int, filter_dimension:int, activation:Callable=nn.SiLU):
         super().__init__()
+        # 1. `self.convolution`, and `self.update`: an activation, then a linear layer
         self.convolution = InvariantConvolution(feature_dimension, edge_dimension, filter_dimension, activation)
         self.update = nn.Sequential(activation(), nn.Linear(feature_dimension, feature_dimension))
 
     def forward(self, x, edge, envelope, idx_i, idx_j)->torch.Tensor: # (N, F)
+        # 2. one after the other
         return self.update(self.convolution(x, edge, envelope, idx_i, idx_j))
 
-# %% ../nbs/02_schnet.ipynb #7aa506da
+# %% ../nbs/02_schnet.ipynb #e9774374
 class InvNet(nn.Module):
     "SchNet-like network of Schuett et al. 2018, one scalar per atom: E(3)-invariant, permutation-equivariant."
     def __init__(self, feature_dimension:int,   # F, channels of the nodes
@@ -174,24 +180,26 @@ class InvNet(nn.Module):
                  species:Optional[tuple]=None,  # atomic numbers of the table; checked against every batch, stored with the weights
                 ):
         super().__init__()
+        # 1. keep the species table
         _keep_table(self, species, n_elements)
-        # 1. one vector for each element
+        # 2. `self.embedding`: one vector for each element
         self.embedding = nn.Embedding(n_elements, feature_dimension)
-        # 2. the interactions
+        # 3. `self.radial_basis` and `self.interactions`
         self.radial_basis, self.cutoff_fn, self.total = radial_basis, cutoff_fn, total
         self.interactions = nn.ModuleList(
             Interaction(feature_dimension, radial_basis.n_rbf, filter_dimension, activation) for _ in range(n_interactions))
-        # 3. the atomwise readout
+        # 4. `self.readout`, a Sequential: linear layer, activation, linear layer to one number
         self.readout = nn.Sequential(nn.Linear(feature_dimension, feature_dimension), activation(), nn.Linear(feature_dimension, 1))
 
     def forward(self, batch)->torch.Tensor: # (N, 1)
+        # 5. refuse a batch that does not fit
         _check_batch(self, batch)
-        # 4. features of nodes and edges; the envelope is computed once for all interactions
+        # 6. features of nodes and edges; the envelope is computed once for all interactions
         x, d_ij = self.embedding.weight.index_select(0, batch.species), batch.d_ij # quicker backwards than self.embedding(species)
         edge, envelope = self.radial_basis(d_ij), self.cutoff_fn(d_ij, self.radial_basis.cutoff).unsqueeze(-1)
-        # 5. residual updates
+        # 7. residual updates
         for interaction in self.interactions: x = x + interaction(x, edge, envelope, batch.idx_i, batch.idx_j)
-        # 6. one number per atom, with the right sum if there is one
+        # 8. one number per atom, with the right sum if there is one
         y = self.readout(x)
         return y if self.total is None else fix_total(y, batch.mol_id, batch.n_mols, self.total)
 
@@ -216,13 +224,16 @@ def _check_batch(model, batch):
     if model.radial_basis.cutoff > batch.cutoff + 1e-9:
         raise ValueError(f"the radial basis reaches {model.radial_basis.cutoff} Angstrom, the edges end at {batch.cutoff}: build graphs with a larger cutoff")
 
-# %% ../nbs/02_schnet.ipynb #a7d6c214
+# %% ../nbs/02_schnet.ipynb #7808d7a3
 def element_means(train, # AtomGraph objects
                   label:str, # a per-atom label
                  )->Callable: # batch -> (N, 1)
     "A model that predicts the mean label of each element: the baseline to beat."
+    # 1. the mean label of each element, (n_elements, 1)
     batch = BatchedTorchAtoms(train)
     y = getattr(batch, label).unsqueeze(-1)
     means = scatter_mean(y, batch.species, batch.n_elements)
-    means[torch.bincount(batch.species, minlength=batch.n_elements) == 0] = y.mean() # an element that the training set lacks
+    # 2. an element that the training set lacks
+    means[torch.bincount(batch.species, minlength=batch.n_elements) == 0] = y.mean()
+    # 3. a model that looks them up
     return lambda batch: means.to(batch.positions).index_select(0, batch.species)

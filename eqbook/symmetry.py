@@ -52,14 +52,17 @@ def axis_angle(matrix:Tensor, # (3, 3) rotation matrix
     sine = torch.stack([odd[2, 1], odd[0, 2], odd[1, 0]]) @ axis
     return torch.where(sine < 0, -axis, axis), torch.atan2(sine.abs(), (matrix.trace() - 1) / 2)
 
-# %% ../nbs/00_symmetry.ipynb #5e1f6d8f
+# %% ../nbs/00_symmetry.ipynb #370fdca0
 def random_rotation(d:int=3, # dimension
                     generator:torch.Generator|None=None, # source of random numbers, on the CPU
                     dtype:torch.dtype=torch.float64, # of the result
                    )->Tensor: # (d, d) orthogonal, determinant +1
     "A rotation drawn uniformly (Haar measure) from SO(d)."
+    # 1. Normal random numbers, columns made orthonormal.
     q, r = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
-    q = q * torch.where(r.diagonal() < 0, -1., 1.) # without these signs the draw is not uniform
+    # 2. The signs of r's diagonal, without which the draw is not uniform.
+    q = q * torch.where(r.diagonal() < 0, -1., 1.)
+    # 3. Determinant +1.
     q[:, 0] *= torch.linalg.det(q).sign()
     return q.to(dtype)
 
@@ -112,7 +115,7 @@ def wigner_d(l:int, # degree, 0 to 11
     before, after = (spherical_harmonics(l, y, normalize=True) for y in (x, x @ rotation.cpu().double().mT))
     return torch.linalg.lstsq(before, after).solution.mT # @eq-wigner
 
-# %% ../nbs/00_symmetry.ipynb #9455ef49
+# %% ../nbs/00_symmetry.ipynb #926265de
 def representation(kind, # "point", "vector", "pseudovector", or e3nn Irreps (also as a string, d = 3 only)
                    matrix:Tensor, # (d, d) orthogonal
                   )->Tensor: # (d, d), or (dim, dim) for Irreps
@@ -136,24 +139,28 @@ def _irreps(kind, d):
     if d != 3: raise ValueError(f"Irreps {kind} live in 3 dimensions, the matrix acts in {d}")
     return irreps
 
-# %% ../nbs/00_symmetry.ipynb #79916cae
+# %% ../nbs/00_symmetry.ipynb #ee8cd0f6
 def act(x:Tensor, # (N, ..., d) per-atom or (B, ..., d) per-system quantity; scalars have any shape
         kind, # "scalar", "point", "vector", "pseudovector", or e3nn Irreps
         g:GroupElement, # the move
         per:str="atom", # "atom": a permutation renumbers the rows of `x`; "system": it does not
        )->Tensor: # the shape and dtype of `x`
     "What becomes of `x` under the move `g` (@eq-act)."
+    # 1. Refuse an unknown `per`.
     if per not in ("atom", "system"): raise ValueError(f'per must be "atom" or "system", not {per!r}')
+    # 2. The matrix turns everything but scalars; refuse a last dimension that does not fit.
     if g.matrix is not None and kind != "scalar":
         D = representation(kind, g.matrix).to(x)
         if x.ndim == 0 or x.shape[-1] != len(D):
             raise ValueError(f"{kind} needs a last dimension of {len(D)}, the tensor has shape {tuple(x.shape)}")
         x = x @ D.mT
+    # 3. The translation moves points.
     if g.translation is not None and kind == "point": x = x + g.translation.to(x)
+    # 4. The permutation renumbers what belongs to atoms.
     if g.permutation is not None and per == "atom": x = x[g.permutation.to(x.device)]
     return x
 
-# %% ../nbs/00_symmetry.ipynb #d6e9faf9
+# %% ../nbs/00_symmetry.ipynb #2735d52e
 def equivariance_error(f:Callable, # the model: input -> tensor
                        x, # the input, whatever `f` and `act_in` take
                        act_in:Callable, # applies the move to the input
@@ -195,16 +202,19 @@ def _geometry(batch):
     mol_id = None if isinstance(batch, Tensor) else get("mol_id")
     return x, torch.zeros(len(x), dtype=torch.long) if mol_id is None else mol_id.cpu()
 
-# %% ../nbs/00_symmetry.ipynb #23ca5c8f
+# %% ../nbs/00_symmetry.ipynb #debdb96c
 def random_permutation(mol_id:Tensor, # (N,) long, the system of each atom
                        swap:bool=False, # swap one random pair per system; otherwise one ring through all its atoms
                        generator:torch.Generator|None=None, # source of random numbers, on the CPU
                       )->Tensor: # (N,) long, new atom k is old atom p[k]
     "A permutation that moves atoms within each system only; it is never the identity where a system has two atoms."
+    # 1. Nothing moves yet.
     p = torch.arange(len(mol_id))
     for system in mol_id.unique():
+        # 2. The atoms of one system in a random order; two of them, or all.
         atoms = torch.where(mol_id == system)[0]
         atoms = atoms[torch.randperm(len(atoms), generator=generator)][:2 if swap else None]
+        # 3. Each takes the place of the next.
         p[atoms] = atoms.roll(1)
     return p
 
