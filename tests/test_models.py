@@ -128,7 +128,9 @@ def test_load_is_lazy():
 @pytest.mark.parametrize("name", RECIPES)
 def test_pretrained(name):
     "Small, with a card, and the weights that the stored record was made with."
-    folder, row = WEIGHTS / name, json.loads((ROOT / "results" / "weights.json").read_text())["models"][name]
+    record = json.loads((ROOT / "results" / "weights.json").read_text())
+    folder, row = WEIGHTS / name, record["models"][name]
+    assert record["split"] == dict(sizes=[1140, 100, 190], seed=0, group="start") and record["seeds"] == [0]
     assert {p.name for p in folder.iterdir()} == {"model.json", "weights.safetensors", "README.md"}
     assert sum(p.stat().st_size for p in folder.iterdir()) < 1e6
     card = (folder / "README.md").read_text()

@@ -21,6 +21,8 @@ EXPERIMENTS = {  # name -> (module:function, what it shows)
     "water-charges": ("eqbook.experiments.water:water_charges", "atomic charges of (H2O)8 by NaiveInvNet and InvNet, PBE0 Hirshfeld labels"),
     "water-forces": ("eqbook.experiments.water:water_forces", "energies and forces of (H2O)8, PBE0 labels"),
     "water-dipoles": ("eqbook.experiments.dipoles:water_dipoles", "dipoles of (H2O)8 by EqNet, its parts taken away one by one, PBE0 labels"),
+    "weights": ("eqbook.experiments.weights:weights", "the pretrained models: charges, dipoles, energies of water clusters, GFN2-xTB labels"),
+    "water-dynamics": ("eqbook.experiments.dynamics:water_dynamics", "optima, ten picoseconds and spectra of (H2O)8 by the pretrained models, against GFN2-xTB"),
 }
 BENCHMARKS = {
     "neighbours": ("eqbook.experiments.bench:neighbours", "vesin against ASE's neighbour list"),
@@ -91,7 +93,7 @@ def record(name:str,         # of an experiment or benchmark
     path = Path(out) / f"{name}.json"
     run, start, parts = find(name, registry), time.perf_counter(), path.with_suffix(".parts")
     path.parent.mkdir(parents=True, exist_ok=True) # fails before the work, not after it
-    earlier = [json.loads(p.read_text())["seconds"] for p in parts.rglob("*.json")] # none if there is no such folder
+    earlier = [json.loads(p.read_text()).get("seconds", 0.) for p in parts.rglob("*.json")] # of parts and of training folders
     if earlier: tqdm.write(f"continuing with {len(earlier)} finished parts; delete {parts.name} to start anew", file=sys.stderr)
     result = run(parts=parts) if "parts" in inspect.signature(run).parameters else run()
     command = f"eqbook {'reproduce' if registry is EXPERIMENTS else 'bench'} {name}"
