@@ -6,14 +6,14 @@
 __all__ = ['app', 'Data', 'Key', 'main', 'start_command', 'progress_command', 'doctor_command', 'demo_command', 'train_command',
            'evaluate_command', 'check_symmetry_command', 'data_command', 'reproduce', 'bench']
 
-# %% ../nbs/lab/cli.ipynb #c3b21f64
+# %% ../nbs/lab/cli.ipynb #02f6af1e
 import json
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from .console import Quiet, completion, pairs, run, version, work
+from .console import Quiet, completion, pairs, run, speaks, version, work
 from .experiments.core import BENCHMARKS, EXPERIMENTS, record
 
 # %% ../nbs/lab/cli.ipynb #a615af88
@@ -97,7 +97,7 @@ def demo_command(
         report = demo(data, pairs(key), out, epochs, seed, not quiet)
     typer.echo(report_table(report))
 
-# %% ../nbs/lab/cli.ipynb #8a0f8b9f
+# %% ../nbs/lab/cli.ipynb #ef5e1dc6
 @app.command("train")
 def train_command(
         model:Annotated[str, typer.Argument(help="invnet, simpleeqnet or eqnet.")],
@@ -136,7 +136,7 @@ def train_command(
         report = train_model(model, target, out, data, pairs(key), cutoff, network, seed, dtype, resume, epochs=epochs, patience=patience,
                              batch_size=batch_size, lr=lr, schedule=schedule, ema=ema, device=device, devices=devices, nodes=nodes,
                              progress=not quiet)
-    typer.echo(training_table(report))
+    if speaks(): typer.echo(training_table(report))
 
 # %% ../nbs/lab/cli.ipynb #85755011
 @app.command("evaluate")
