@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'BENCHMARKS', 'find', 'machine', 'write_file', 'kept', 'record', 'stored', 'interleaved', 'medians']
 
-# %% ../../nbs/lab/experiments.ipynb #ff88cd95
+# %% ../../nbs/lab/experiments.ipynb #18820baa
 import importlib, inspect, json, os, platform, shutil, statistics, sys, time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Callable, Union
+from typing import Callable, Optional, Union
 
 from tqdm import tqdm
 
 import eqbook
 
-# %% ../../nbs/lab/experiments.ipynb #cc0cfe53
+# %% ../../nbs/lab/experiments.ipynb #6b5e2ea8
 EXPERIMENTS = {  # name -> (module:function, what it shows)
     "water-charges": ("eqbook.experiments.water:water_charges", "atomic charges of (H2O)8 by NaiveInvNet and InvNet, PBE0 Hirshfeld labels"),
     "water-forces": ("eqbook.experiments.water:water_forces", "energies and forces of (H2O)8, PBE0 labels"),
@@ -70,7 +70,7 @@ def write_file(path,                # of the file
 
 def _write(path, content): write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
-# %% ../../nbs/lab/experiments.ipynb #bda3d0c0
+# %% ../../nbs/lab/experiments.ipynb #e4b9af4f
 def kept(parts,        # folder of parts, or None: keep nothing
          name:str,     # of the part
          make:Callable, # () -> what JSON can hold
@@ -111,17 +111,17 @@ def stored(name:str,   # of an experiment or benchmark
     if path is None: raise FileNotFoundError(f"results/{name}.json is not here: `eqbook reproduce {name}` or `eqbook bench {name}` makes it")
     return json.loads(path.read_text(encoding="utf-8"))
 
-# %% ../../nbs/lab/experiments.ipynb #25d4cda9
+# %% ../../nbs/lab/experiments.ipynb #35158920
 def interleaved(candidates:dict,  # name -> function without arguments
                 rounds:int=30,    # timed calls of each
                 warmup:int=3,     # calls of each before the clock runs
-                progress:bool=False,
+                progress:Optional[bool]=None, # show a bar; None: in a terminal
                )->dict:           # name -> milliseconds of each round
     "Time the candidates in turns, so that a slow moment of the machine hits all of them."
     for call in candidates.values():
         for _ in range(warmup): call()
     times = {name: [] for name in candidates}
-    for _ in tqdm(range(rounds), disable=not progress, unit="round"):
+    for _ in tqdm(range(rounds), disable=(rounds < 2 or None) if progress is None else not progress, leave=False, unit="round"):
         for name, call in candidates.items():
             start = time.perf_counter()
             call()
