@@ -134,13 +134,18 @@ def flows(output:Tensor,  # computed from the inputs
         raise Wrong(f"No gradient flows from {what} back to {', '.join(f'`{k}`' for k in cut)}. Is it detached, turned into a number by `.item()`, or "
                     "copied into a new tensor?")
 
-# %% ../../nbs/lab/checks_core.ipynb #529efe83
+# %% ../../nbs/lab/checks_core.ipynb #9bb7ba40
 @functools.cache
+def _clusters(n_systems, cutoff, dtype):
+    return BatchedTorchAtoms([TorchAtoms(atoms, cutoff, (1, 8), dtype=dtype) for atoms in load_water(subset="octamers")[:25 * n_systems:25]])
+
 def water(n_systems:int=3,      # clusters
           cutoff:float=3.0,     # Angstrom
           dtype:torch.dtype=torch.float64):
-    "A batch of embedded water clusters."
-    return BatchedTorchAtoms([TorchAtoms(atoms, cutoff, (1, 8), dtype=dtype) for atoms in load_water(subset="octamers")[:25 * n_systems:25]])
+    "A batch of embedded water clusters, a new copy on every call: an answer may spoil it."
+    def fresh(fields): return {k: v.clone() if isinstance(v, Tensor) else v for k, v in fields.items()}
+    batch = _clusters(n_systems, cutoff, dtype)
+    return batch.replace(**fresh(vars(batch)) | dict(labels=fresh(batch.labels)))
 
 def lone(n_systems:int=1,       # atoms, each a system
          cutoff:float=3.0,      # Angstrom
