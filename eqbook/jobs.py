@@ -15,11 +15,12 @@ from pathlib import Path
 from .datasets.core import fetch, have, sha256, split
 from .datasets.water import load_water
 
-# %% ../nbs/lab/jobs.ipynb #f5e4784f
+# %% ../nbs/lab/jobs.ipynb #8ea11c4e
 DATASETS = { # name -> kind, about; module:NAME of its loader, split and maker; file of a public set; what the maker needs: package, extra
     "gfn2": dict(kind="embedded", about="800 clusters of 1 to 12 water molecules at 300 K; GFN2-xTB energies, forces, charges, dipoles",
                  loader="eqbook.datasets.water:embedded_water", maker="eqbook.datasets.water_make:main", needs=("tblite", "data")),
-    "water": dict(kind="embedded", about="gfn2 and clusters near their minima", loader="eqbook.experiments.weights:water_frames", split="eqbook.experiments.weights:SPLIT"),
+    "water": dict(kind="embedded", about="gfn2 and clusters near their minima",
+                  loader="eqbook.experiments.weights:water_frames", split="eqbook.experiments.weights:SPLIT"),
     "pbe0": dict(kind="public", about="577 clusters (H2O)8; PBE0 energies, forces, Hirshfeld charges, dipoles", file="waterAims.xyz",
                  split="eqbook.datasets.water:WATER_SPLIT"),
 }

@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 import eqbook
 
-# %% ../../nbs/lab/experiments.ipynb #6b5e2ea8
+# %% ../../nbs/lab/experiments.ipynb #1243e3c5
 EXPERIMENTS = {  # name -> (module:function, what it shows)
     "water-charges": ("eqbook.experiments.water:water_charges", "atomic charges of (H2O)8 by NaiveInvNet and InvNet, PBE0 Hirshfeld labels"),
     "water-forces": ("eqbook.experiments.water:water_forces", "energies and forces of (H2O)8, PBE0 labels"),
     "water-dipoles": ("eqbook.experiments.dipoles:water_dipoles", "dipoles of (H2O)8 by EqNet, its parts taken away one by one, PBE0 labels"),
     "weights": ("eqbook.experiments.weights:weights", "the pretrained models: charges, dipoles, energies of water clusters, GFN2-xTB labels"),
-    "water-dynamics": ("eqbook.experiments.dynamics:water_dynamics", "optima, ten picoseconds and spectra of (H2O)8 by the pretrained models, against GFN2-xTB"),
+    "water-dynamics": ("eqbook.experiments.dynamics:water_dynamics", "optima, ten picoseconds, spectra of (H2O)8 by the pretrained models, against GFN2-xTB"),
 }
 BENCHMARKS = {
     "neighbours": ("eqbook.experiments.bench:neighbours", "vesin against ASE's neighbour list"),
