@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STARTS', 'RELAXING', 'RATTLES', 'COLD', 'relaxed', 'warmed', 'near_minimum', 'main', 'summary']
 
-# %% ../../nbs/datasets/water_minima.ipynb #40238044
+# %% ../../nbs/datasets/water_minima.ipynb #dcefd8bd
 import argparse, json, os, platform, time
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.optimize import LBFGS
 from tqdm import tqdm
-from .water_make import baoab, pack, random_cluster, resumed, verdict
+from .water_make import _save, baoab, pack, random_cluster, resumed, verdict
 
 # %% ../../nbs/datasets/water_minima.ipynb #1674577a
 STARTS = {**dict.fromkeys(range(1, 8), 6), 8: 24} # molecules per cluster -> starts
@@ -60,21 +60,21 @@ def near_minimum(n_molecules:int, # cluster size
     return dict(positions=np.array(whole).reshape(-1, len(atoms), 3), fmax=np.linalg.norm(atoms.get_forces(), axis=1).max(),
                 seconds=time.perf_counter() - began)
 
-# %% ../../nbs/datasets/water_minima.ipynb #f1a65a04
-def main():
+# %% ../../nbs/datasets/water_minima.ipynb #41528d94
+def main(argv=None): # None: the arguments of the process
     "Write the set and the log of its making."
     p = argparse.ArgumentParser(prog="python -m eqbook.datasets.water_minima", description=main.__doc__)
     p.add_argument("--out", type=Path, default=Path("water_minima.npz"), help="the data set; interrupted, the next run continues")
     p.add_argument("--log", type=Path, default=Path("water-minima-make.json"))
     p.add_argument("--seed", type=int, default=0)
-    args = p.parse_args()
+    args = p.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     folder = args.out.with_suffix(".parts")
     folder.mkdir(parents=True, exist_ok=True)
     plan = [(n, index) for n, starts in STARTS.items() for index in range(starts)]
     starts = [dict(resumed(folder/f"{n:02d}_{index:04d}.npz", lambda: near_minimum(n, index, args.seed)), n_molecules=n, index=index)
               for n, index in tqdm(plan, unit="start")]
-    np.savez_compressed(args.out, **pack(starts))
+    _save(args.out, **pack(starts))
     args.log.write_text(json.dumps(dict(
         name="water-minima-make", seed=args.seed, command=f"{p.prog} --seed {args.seed}", sizes=summary(starts),
         kilobytes=round(args.out.stat().st_size/1000), machine=f"{platform.machine()}, {os.cpu_count()} cores",

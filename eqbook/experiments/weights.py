@@ -127,22 +127,24 @@ def report(model:Predictor, sets:tuple, limits:dict)->dict:
     energy = {"GFN2-xTB": [f.info["energy"] for f in limits["dimers"]], "model": [p["energy"] for p in model.predict(limits["dimers"])]}
     return dict(out, dimer=dict(distance=DISTANCES, **{key: [round(e - energy["GFN2-xTB"][-1], 6) for e in es] for key, es in energy.items()}))
 
-# %% ../../nbs/lab/experiments_weights.ipynb #0e52c8ed
+# %% ../../nbs/lab/experiments_weights.ipynb #8ba98f64
 UNITS = {"charges": (1000, "me"), "dipole": (1000, "me Å"), "energy": (1000, "meV/atom"), "forces": (1000, "meV/Å")}
 
-def lines(rows:dict)->str: # name -> errors
+def lines(rows:dict,         # name -> errors
+          first:str="frames", # head of the first column
+         )->str:
     "Errors as rows of a Markdown table."
     names = [k for k in UNITS if k in next(iter(rows.values()))]
-    head = ["frames", *(f"{k} / {UNITS[k][1]}, MAE" for k in names), *(f"{k}, RMSE" for k in names)]
+    head = [first, *(f"{k} / {UNITS[k][1]}, MAE" for k in names), *(f"{k}, RMSE" for k in names)]
     def numbers(row): return [f"{UNITS[k][0]*row[k][e]:.2f}" for e in ("mae", "rmse") for k in names]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"]*len(head), *([key, *numbers(row)] for key, row in rows.items())))
 
 def card(name:str, model:Predictor, row:dict)->str: # Markdown
     "What a user of the weights should know."
     c = model.config
-    sizes = {k: v for k, v in row["limits"].items() if "molecules" in k}
+    def limits(unit): return {k.removesuffix(f" {unit}"): v for k, v in row["limits"].items() if unit in k}
     return CARD.format(name=name, c=c, row=row, parameters=row["parameters"], epochs=row["epochs"], best=row["best_epoch"],
-                       split=SPLIT, test=lines(row["test"]), sizes=lines(sizes), heat=lines({k: v for k, v in row["limits"].items() if k not in sizes}))
+                       split=SPLIT, test=lines(row["test"]), sizes=lines(limits("molecules"), "molecules"), heat=lines(limits("K"), "K"))
 
 # %% ../../nbs/lab/experiments_weights.ipynb #a66aad1b
 CARD = """# {name}
