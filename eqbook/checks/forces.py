@@ -57,7 +57,7 @@ def check_reference_energies(reference_energies):
     refuses(lambda: reference_energies([]), "An empty list of frames")
     refuses(lambda: reference_energies([frames[0], ase.Atoms("H")]), "A frame without energy")
 
-# %% ../../nbs/lab/checks_forces.ipynb #69dc9b75
+# %% ../../nbs/lab/checks_forces.ipynb #1bd45f59
 class _Pairs(nn.Module):
     "Half the sum of exp(-d) over the neighbours of each atom, times a weight."
     def __init__(self, columns=1):
@@ -111,7 +111,11 @@ def check_potential(Potential, energy_and_forces):
     equal(quiet[1], want, "The forces under `torch.no_grad()`")
     weight = next(model.parameters())
     for k, name in enumerate(("energies", "forces")):
-        flows(runs(energy_and_forces, model, batch, create_graph=True, on="create_graph=True")[k], f"the {name} with `create_graph=True`", weight=weight)
+        got = runs(energy_and_forces, model, batch, create_graph=True, on="create_graph=True")[k]
+        try: flows(got, f"the {name} with `create_graph=True`", weight=weight)
+        except RuntimeError as error:
+            raise Wrong(f"With `create_graph=True` the {name} cannot be differentiated again, as training on forces does. Hand `create_graph` on to "
+                        "`torch.autograd.grad`.") from error
     network = reference.Potential(InvNet(8, 8, 1, SimpleRBF(8, 3.), 2)).double()
     equal(energy_and_forces(network, batch)[1], reference.energy_and_forces(network, batch)[1], "The forces of an `InvNet`")
     symmetric(lambda b: energy_and_forces(network, b)[1], batch, "The force", "vector")
