@@ -23,7 +23,7 @@ from ..graphs import BatchedTorchAtoms, TorchAtoms
 from ..irreps import SphericalHarmonics, from_planes
 from ..schnet import SimpleRBF, cosine_cutoff
 
-# %% ../../nbs/lab/checks_so3net.ipynb #7213585d
+# %% ../../nbs/lab/checks_so3net.ipynb #b4153443
 @contextmanager
 def in_double():
     "Modules made here keep their constants in float64: e3nn's do not follow `.double()`."
@@ -33,10 +33,12 @@ def in_double():
     finally: torch.set_default_dtype(before)
 
 @functools.cache
+def _three_molecules(dtype):
+    return [TorchAtoms(atoms, 3.0, (1, 8), dtype=dtype) for atoms in load_water(subset="sizes") if len(atoms) == 9][:2]
+
 def trimers(dtype:torch.dtype=torch.float64):
-    "Two clusters of three molecules."
-    frames = [atoms for atoms in load_water(subset="sizes") if len(atoms) == 9]
-    return BatchedTorchAtoms([TorchAtoms(atoms, 3.0, (1, 8), dtype=dtype) for atoms in frames[:2]])
+    "A batch of two clusters of three molecules, a fresh one: an answer may spoil what it is given."
+    return BatchedTorchAtoms(_three_molecules(dtype))
 
 def edges(batch, lmax:int)->tuple: # (E, 10), (E, 1), (E, (lmax+1)^2)
     "Radial basis, envelope and harmonics of the edges."
@@ -67,7 +69,7 @@ def check_expand(expand_scalar_tensor):
     flows(expand_scalar_tensor(x, 1), "the result", x=x)
     for bad in (-1, 5): refuses(lambda: expand_scalar_tensor(x, bad), f"lmax={bad}, which `check_lmax` refuses,")
 
-# %% ../../nbs/lab/checks_so3net.ipynb #859311a0
+# %% ../../nbs/lab/checks_so3net.ipynb #d8c7c292
 HEARS = "An atom hears its neighbours: features at `idx_j`, times the harmonics of the edge, with the edge's weights, summed at `idx_i`."
 
 def ask_convolution(answer, theirs, name:str, call)->None: # call(layer, x, batch, lmax) -> (N, F (lmax+1)^2)
@@ -76,7 +78,8 @@ def ask_convolution(answer, theirs, name:str, call)->None: # call(layer, x, batc
     plain = runs(answer, 1, 4, 10, on=f"{name}(1, 4, 10)")
     batch = trimers(torch.float32)
     N = len(batch.positions)
-    shaped(runs(call, plain, torch.randn(N, 16), batch, 1, on=f"features of shape ({N}, 16)"), (N, 16), f"The result for features of shape ({N}, 16)", torch.float32)
+    shaped(runs(call, plain, torch.randn(N, 16), batch, 1, on=f"features of shape ({N}, 16)"), (N, 16), f"The result for features of shape ({N}, 16)",
+           torch.float32)
     for lmax, F in ((1, 4), (2, 3)):
         irreps = reference.hidden_irreps(lmax, F)
         with in_double(): layer, oracle = runs(answer, lmax, F, 10, on=f"{name}({lmax}, {F}, 10)"), theirs(lmax, F, 10)
@@ -85,7 +88,8 @@ def ask_convolution(answer, theirs, name:str, call)->None: # call(layer, x, batc
         shaped(y, x.shape, f"The result for features {irreps}", torch.float64)
         empty = lone(2)
         shaped(runs(call, layer, x[:2], empty, lmax, on="a graph without edges"), (2, x.shape[1]), "The result without edges", torch.float64)
-        symmetric(lambda b: call(layer, from_planes(planes_of(b, lmax, F)), b, lmax), batch, name, irreps, "Nothing may be added or bent component by component.", per="atom", n_samples=1)
+        symmetric(lambda b: call(layer, from_planes(planes_of(b, lmax, F)), b, lmax), batch, name, irreps,
+                  "Nothing may be added or bent component by component.", per="atom", n_samples=1)
         transplant(layer, oracle, name)
         equal(call(layer, x, batch, lmax), call(oracle, x, batch, lmax), f"{name} with the reference's weights", HEARS)
         gradients_reach(layer, call(layer, x, batch, lmax), name)
@@ -111,7 +115,7 @@ def check_channelwise(E3nnConvolution):
     oracle, = written("ex_3_9", o3=o3, paths=paths)
     ask_convolution(E3nnConvolution, oracle, "E3nnConvolution", run)
 
-# %% ../../nbs/lab/checks_so3net.ipynb #ad1cf685
+# %% ../../nbs/lab/checks_so3net.ipynb #6845551e
 def ask_network(make, theirs, name:str, kind:str, per:str, size, hint:str)->None: # make() -> network; size(batch) -> shape of the result
     "The questions to a network from a batch to irreps, for each atom or each system."
     network, batch, alone = runs(make, on="the sizes of the exercise"), trimers(), lone(2)
@@ -123,14 +127,15 @@ def ask_network(make, theirs, name:str, kind:str, per:str, size, hint:str)->None
     symmetric(network, batch, name, kind, "Which layer adds or bends components?", per=per, n_samples=1)
     transplant(network, oracle, name)
     equal(network(batch), oracle(batch), f"{name} with the reference's weights", hint)
-    equal(network(alone), oracle(alone), f"{name} with the reference's weights, for lone atoms,", "An atom that hears nothing keeps its features.")
+    equal(network(alone), oracle(alone), f"{name} with the reference's weights, on lone atoms", "An atom that hears nothing keeps its features.")
     gradients_reach(network, network(batch), name)
 
 @checker("ex_3_10")
 def check_simple(SimpleEqNet):
     "Embedding, convolutions, vectors, sum over each system."
     takes(SimpleEqNet, "SimpleEqNet", "feature_dimension", "n_interactions", "radial_basis", "n_elements")
-    hint = "Each convolution's result is added to the features; the envelope ends at `radial_basis.cutoff`; the readout mixes columns F to 4F, and each system is summed."
+    hint = ("Each convolution's result is added to the features; the envelope ends at `radial_basis.cutoff`; "
+            "the readout mixes columns F to 4F, and each system is summed.")
     for lmax, F in ((1, 6), (2, 4)):
         make, theirs = (lambda c=c: c(F, 2, SimpleRBF(10, 3.0), 2, lmax=lmax) for c in (SimpleEqNet, reference.SimpleEqNet))
         ask_network(make, theirs, "SimpleEqNet", "vector", "system", lambda b: (b.n_mols, 3), hint)
@@ -166,7 +171,7 @@ def check_gate(Gate):
     hint = "Scalars pass the activation. Planes of degree l are multiplied by sigmoid(x[0] @ weight[l - 1]), from the scalars as they came in."
     ask_planes(Gate, reference.Gate, "Gate", ((1, 4), (2, 3), (2, 3, nn.Tanh), (0, 2)), hint, "No function may act on the components of a vector one by one.")
 
-# %% ../../nbs/lab/checks_so3net.ipynb #9410ed1c
+# %% ../../nbs/lab/checks_so3net.ipynb #88e05639
 @checker("ex_3_13")
 def check_interaction(Interaction):
     "From scalars and from all degrees."
@@ -178,14 +183,16 @@ def check_interaction(Interaction):
         def step(layer, b): return layer(planes_of(b, lmax if lmax_in is None else lmax_in, 4), *edges(b, lmax), b.idx_i, b.idx_j)
         shaped(runs(step, layer, batch, on=call), (size, len(batch.positions), 4), f"The result of {call}", torch.float64)
         shaped(runs(step, layer, alone, on="a graph without edges"), (size, 2, 4), "The result without edges", torch.float64)
-        symmetric(lambda b: from_planes(step(layer, b)), batch, "Interaction", reference.hidden_irreps(lmax, 4), "x is added to the planes that it has, not to the others.", per="atom", n_samples=1)
+        symmetric(lambda b: from_planes(step(layer, b)), batch, "Interaction", reference.hidden_irreps(lmax, 4),
+                  "x is added to the planes that it has, not to the others.", per="atom", n_samples=1)
         transplant(layer, oracle, "Interaction")
         equal(step(layer, alone), step(oracle, alone), "Without edges, the result", "The residual keeps the features of an atom that hears nothing.")
-        equal(step(layer, batch), step(oracle, batch), f"{call} with the reference's weights", "The order is convolution, body, gate, mix; then the features are added to what comes out.")
+        equal(step(layer, batch), step(oracle, batch), f"{call} with the reference's weights",
+              "The order is convolution, body, gate, mix; then the features are added to what comes out.")
         gradients_reach(layer, step(layer, batch), "Interaction")
         step(Interaction(lmax, 4, 10, lmax_in=lmax_in), trimers(torch.float32))
 
-# %% ../../nbs/lab/checks_so3net.ipynb #d3befd9d
+# %% ../../nbs/lab/checks_so3net.ipynb #bd78bef6
 @checker("ex_3_14")
 def check_readout(Readout):
     "Several irreps, in their order and in e3nn's layout."
@@ -198,13 +205,14 @@ def check_readout(Readout):
         for n in (0, 1): shaped(runs(layer, x[:, :n], on=f"{n} atoms"), (n, dim), f"The result of {call} for {n} atoms", torch.float64)
         planes_turn(layer, x, "Readout", "The components of one copy stand side by side, and nothing but scalars may have a bias or an activation.", irreps)
         transplant(layer, oracle, "Readout")
-        equal(layer(x), oracle(x), f"{call} with the reference's weights", "Blocks come in the order of irreps_out; scalars pass two layers with the activation between.")
+        equal(layer(x), oracle(x), f"{call} with the reference's weights",
+              "Blocks come in the order of irreps_out; scalars pass two layers with the activation between.")
         gradients_reach(layer, layer(x), "Readout")
     tanh, oracle = Readout(0, 2, "1x0e", nn.Tanh), reference.Readout(0, 2, "1x0e", nn.Tanh)
     transplant(tanh, oracle, "Readout")
     equal(tanh(x.float()), oracle(x.float()), "Readout with another activation", "Use the activation that is handed in.", 1e-5)
 
-# %% ../../nbs/lab/checks_so3net.ipynb #61c741a7
+# %% ../../nbs/lab/checks_so3net.ipynb #1fb3b2e9
 @checker("ex_3_15")
 def check_eqnet(EqNet):
     "The parts put together, for two orders, and what it refuses."
@@ -227,7 +235,9 @@ def check_quadrupole_network(quadrupole_network):
     if not isinstance(network, nn.Module): raise Wrong(f"`quadrupole_network` should return a network, but yours returns {type(network).__name__}.")
     shaped(runs(network, trimers(torch.float32), on="graphs that end at 3 Å"), (len(batch.positions), 5), "The result", torch.float32)
     symmetric(network.double(), batch, "The network", "1x2e", "Ask for one copy of degree 2, `1x2e`.", per="atom", n_samples=1)
-    for what, got, want in (("features", network.embedding.embedding_dim, 8), ("interactions", len(network.interactions), 2), ("elements", network.embedding.num_embeddings, 2)):
+    table = network.embedding
+    sizes = {"features": (table.embedding_dim, 8), "interactions": (len(network.interactions), 2), "elements": (table.num_embeddings, 2)}
+    for what, (got, want) in sizes.items():
         if got != want: raise Wrong(f"The network should have {want} {what}, but yours has {got}.")
     equal(float(network.radial_basis.cutoff), 3.0, "The cutoff of the radial basis", "It must end where the graphs end.")
     equal(quadrupole_network(3).embedding.num_embeddings, 3, "The number of elements of `quadrupole_network(3)`")
