@@ -16,7 +16,7 @@ import typer
 from .console import Quiet, completion, pairs, run, speaks, version, work
 from .experiments.core import BENCHMARKS, EXPERIMENTS, record
 
-# %% ../nbs/lab/cli.ipynb #a615af88
+# %% ../nbs/lab/cli.ipynb #d0bb9b54
 app = typer.Typer(help="eqbook: equivariant neural networks for atoms and for dynamics, as a book that runs.",
                   rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -30,7 +30,7 @@ def _options(context:typer.Context,
              traceback:Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")]=False):
     if context.invoked_subcommand is None: typer.echo(context.get_help())
 
-Data = Annotated[str, typer.Option(help="gfn2, water (embedded), pbe0 (public) or an extended XYZ file.")]
+Data = Annotated[str, typer.Option(help="gfn2, minima, water (embedded), pbe0 (public) or an extended XYZ file.")]
 Key = Annotated[Optional[list[str]], typer.Option(help="Of a file: NAME=KEY, may be repeated.")]
 
 # %% ../nbs/lab/cli.ipynb #b4086007

@@ -15,11 +15,14 @@ from pathlib import Path
 from .datasets.core import fetch, have, sha256, split
 from .datasets.water import load_water
 
-# %% ../nbs/lab/jobs.ipynb #8ea11c4e
-DATASETS = { # name -> kind, about; module:NAME of its loader, split and maker; file of a public set; what the maker needs: package, extra
+# %% ../nbs/lab/jobs.ipynb #a38d6c24
+DATASETS = { # name -> kind, about; module:NAME of its loader (and arguments), split and maker; file of a public set; what the maker needs: package, extra
     "gfn2": dict(kind="embedded", about="800 clusters of 1 to 12 water molecules at 300 K; GFN2-xTB energies, forces, charges, dipoles",
                  loader="eqbook.datasets.water:embedded_water", maker="eqbook.datasets.water_make:main", needs=("tblite", "data")),
-    "water": dict(kind="embedded", about="gfn2 and clusters near their minima",
+    "minima": dict(kind="embedded", about="647 clusters of 1 to 8 water molecules near their minima; GFN2-xTB, the same labels",
+                   loader="eqbook.datasets.water:embedded_water", arguments=("water_minima.npz",),
+                   maker="eqbook.datasets.water_minima:main", needs=("tblite", "data")),
+    "water": dict(kind="embedded", about="gfn2 and minima together: what the pretrained networks were trained on",
                   loader="eqbook.experiments.weights:water_frames", split="eqbook.experiments.weights:SPLIT"),
     "pbe0": dict(kind="public", about="577 clusters (H2O)8; PBE0 energies, forces, Hirshfeld charges, dipoles", file="waterAims.xyz",
                  split="eqbook.datasets.water:WATER_SPLIT"),
@@ -34,11 +37,11 @@ def find_dataset(name:str)->dict: # an entry of `DATASETS`
     if name not in DATASETS: raise ValueError(f"{name!r} is not a data set; there are {', '.join(DATASETS)}")
     return DATASETS[name]
 
-# %% ../nbs/lab/jobs.ipynb #3de2f00d
+# %% ../nbs/lab/jobs.ipynb #507695e8
 def dataset_table()->str:
     "All data sets and whether they are here."
     def place(d): return d["kind"] if "file" not in d else f"{d['kind']}, {'here' if have(d['file']) else 'not fetched'}"
-    return "\n".join(f"{name:<6} {place(d):<20} {d['about']}" for name, d in DATASETS.items())
+    return "\n".join(f"{name:<7} {place(d):<20} {d['about']}" for name, d in DATASETS.items())
 
 def fetch_dataset(name:str)->Path:
     "Download a public data set once, hash checked; its path."
@@ -53,17 +56,17 @@ def make_dataset(name:str, # of a data set that eqbook made
         raise ValueError(f"{name} cannot be made; there are {', '.join(k for k in DATASETS if 'maker' in DATASETS[k])}")
     package, extra = d["needs"]
     if importlib.util.find_spec(package) is None: raise ImportError(f'making {name} needs {package}: pip install "eqbook[{extra}]"')
-    _named(d["maker"])(["--out", str(out), "--log", f"{Path(out).with_suffix('')}-make", "--seed", str(seed)])
+    _named(d["maker"])(["--out", str(out), "--log", f"{Path(out).with_suffix('')}-make.json", "--seed", str(seed)])
 
-# %% ../nbs/lab/jobs.ipynb #a69c09f4
+# %% ../nbs/lab/jobs.ipynb #d827562b
 def labelled_frames(data,       # a key of `DATASETS`, or the path of an extended XYZ file
                     target:str, # label that each frame must have
                     keys=None,  # of a file: name here -> the file's key
                    )->list:     # ase.Atoms
     "Frames with the label; ValueError that names the first frame without it."
     if data in DATASETS and keys: raise ValueError(f"--key is for a file that you name; {data} has its own")
-    loader = DATASETS.get(data, {}).get("loader")
-    frames = _named(loader)() if loader else load_water(data, keys=keys)
+    known = DATASETS.get(data, {})
+    frames = _named(known["loader"])(*known.get("arguments", ())) if "loader" in known else load_water(data, keys=keys)
     for k, atoms in enumerate(frames):
         if target not in atoms.arrays and target not in atoms.info:
             raise ValueError(f"{data}, frame {k}: no {target}; name the file's column, for instance --key {target}=dft_{target}")

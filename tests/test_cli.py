@@ -293,7 +293,7 @@ def test_make_calls_the_maker(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(water_make, "main", calls.append)
     jobs.make_dataset("gfn2", tmp_path / "a.npz", 3)
-    assert calls == [["--out", str(tmp_path / "a.npz"), "--log", str(tmp_path / "a-make"), "--seed", "3"]]
+    assert calls == [["--out", str(tmp_path / "a.npz"), "--log", str(tmp_path / "a-make.json"), "--seed", "3"]]
 
 
 def test_one_process_of_several_speaks(capfd, monkeypatch):
