@@ -69,10 +69,10 @@ def check_expand(expand_scalar_tensor):
     flows(expand_scalar_tensor(x, 1), "the result", x=x)
     for bad in (-1, 5): refuses(lambda: expand_scalar_tensor(x, bad), f"lmax={bad}, which `check_lmax` refuses,")
 
-# %% ../../nbs/lab/checks_so3net.ipynb #d8c7c292
+# %% ../../nbs/lab/checks_so3net.ipynb #f88b9d9b
 HEARS = "An atom hears its neighbours: features at `idx_j`, times the harmonics of the edge, with the edge's weights, summed at `idx_i`."
 
-def ask_convolution(answer, theirs, name:str, call)->None: # call(layer, x, batch, lmax) -> (N, F (lmax+1)^2)
+def ask_convolution(answer, theirs, name:str, call, hint:str=HEARS)->None: # call(layer, x, batch, lmax) -> (N, F (lmax+1)^2)
     "The questions to a layer from features and edges to features."
     takes(answer, name, "lmax", "feature_dimension", "edge_dimension")
     plain = runs(answer, 1, 4, 10, on=f"{name}(1, 4, 10)")
@@ -91,7 +91,7 @@ def ask_convolution(answer, theirs, name:str, call)->None: # call(layer, x, batc
         symmetric(lambda b: call(layer, from_planes(planes_of(b, lmax, F)), b, lmax), batch, name, irreps,
                   "Nothing may be added or bent component by component.", per="atom", n_samples=1)
         transplant(layer, oracle, name)
-        equal(call(layer, x, batch, lmax), call(oracle, x, batch, lmax), f"{name} with the reference's weights", HEARS)
+        equal(call(layer, x, batch, lmax), call(oracle, x, batch, lmax), f"{name} with the reference's weights", hint)
         gradients_reach(layer, call(layer, x, batch, lmax), name)
 
 def run_naive(layer, x, batch, lmax):
@@ -100,7 +100,7 @@ def run_naive(layer, x, batch, lmax):
 
 def run(layer, x, batch, lmax): return layer(x, *edges(batch, lmax), batch.idx_i, batch.idx_j)
 
-# %% ../../nbs/lab/checks_so3net.ipynb #02281035
+# %% ../../nbs/lab/checks_so3net.ipynb #3aff0940
 @checker("ex_3_8")
 def check_naive(NaiveConvolution):
     "The fully connected convolution."
@@ -113,9 +113,10 @@ def check_channelwise(E3nnConvolution):
 
     from eqbook.irreps import paths
     oracle, = written("ex_3_9", o3=o3, paths=paths)
-    ask_convolution(E3nnConvolution, oracle, "E3nnConvolution", run)
+    hint = f"{HEARS} The weights are multiplied by the envelope, and the channels mix after the sum."
+    ask_convolution(E3nnConvolution, oracle, "E3nnConvolution", run, hint)
 
-# %% ../../nbs/lab/checks_so3net.ipynb #6845551e
+# %% ../../nbs/lab/checks_so3net.ipynb #e17a87ee
 def ask_network(make, theirs, name:str, kind:str, per:str, size, hint:str)->None: # make() -> network; size(batch) -> shape of the result
     "The questions to a network from a batch to irreps, for each atom or each system."
     network, batch, alone = runs(make, on="the sizes of the exercise"), trimers(), lone(2)
@@ -124,7 +125,7 @@ def ask_network(make, theirs, name:str, kind:str, per:str, size, hint:str)->None
     network, oracle = network.double(), theirs().double()
     shaped(runs(network, batch, on="a batch of two clusters in float64"), size(batch), "The result for two clusters", torch.float64)
     shaped(runs(network, alone, on="two systems of one atom each, without edges"), size(alone), "The result for two systems of one atom each", torch.float64)
-    symmetric(network, batch, name, kind, "Which layer adds or bends components?", per=per, n_samples=1)
+    symmetric(network, batch, name, kind, "Is something added to the vectors, or a function applied to their components?", per=per, n_samples=1)
     transplant(network, oracle, name)
     equal(network(batch), oracle(batch), f"{name} with the reference's weights", hint)
     equal(network(alone), oracle(alone), f"{name} with the reference's weights, on lone atoms", "An atom that hears nothing keeps its features.")
@@ -141,7 +142,7 @@ def check_simple(SimpleEqNet):
         ask_network(make, theirs, "SimpleEqNet", "vector", "system", lambda b: (b.n_mols, 3), hint)
     refuses(lambda: SimpleEqNet(4, 1, SimpleRBF(10, 3.0), 2, lmax=0), "lmax=0")
 
-# %% ../../nbs/lab/checks_so3net.ipynb #2c4b3c61
+# %% ../../nbs/lab/checks_so3net.ipynb #7eba5c5d
 def ask_planes(answer, theirs, name:str, sizes, hint:str, symmetry:str="")->None: # sizes: arguments of the constructor, lmax and channels first
     "The questions to a layer from planes to planes of the same shape."
     for lmax, F, *more in sizes:
@@ -160,7 +161,8 @@ def ask_planes(answer, theirs, name:str, sizes, hint:str, symmetry:str="")->None
 def check_body(BodyOrder):
     "Features plus their product with a mix of themselves."
     takes(BodyOrder, "BodyOrder", "lmax", "feature_dimension")
-    ask_planes(BodyOrder, reference.BodyOrder, "BodyOrder", ((1, 4), (2, 3), (0, 2)), "It is x plus the product of x with `mix(x)`, weighted by `weight`.")
+    ask_planes(BodyOrder, reference.BodyOrder, "BodyOrder", ((1, 4), (2, 3), (0, 2)), "It is x plus the product of x with `mix(x)`, weighted by `weight`.",
+               "Vectors are multiplied by `tensor_product`, not component by component.")
     wide = BodyOrder(2, 64).weight.detach().std()
     if not 0.8 < wide < 1.2: raise Wrong(f"Fresh weights of BodyOrder should have a standard deviation of 1, but yours have {wide:.2g}.")
 
