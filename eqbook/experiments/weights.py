@@ -69,7 +69,7 @@ TRIALS = { # name -> changes of the network, epochs: about the same time for eac
 }
 
 def trials(sets, parts, name="water-energy")->dict: # name of the trial -> validation errors
-    "Short trainings that chose the network's size; only validation frames are looked at."
+    "Short trainings of three sizes, made after the choice to see whether it holds; only validation frames are looked at."
     def trial(changes, epochs): return train_one(({**RECIPES[name][0], **changes}, dict(epochs=epochs)), sets).errors(sets[1])
     return {key: kept(parts, f"trial, {key}", lambda: trial(*settings)) for key, settings in TRIALS.items()}
 
