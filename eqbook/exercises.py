@@ -90,7 +90,7 @@ def stub(source:str,      # code of a solution cell: functions or classes with n
         lines[start:end] = [*todo, f'{indent}raise NotImplementedError("{exercise_id}: your turn")']
     return "\n".join(lines)
 
-# %% ../nbs/lab/exercises.ipynb #2043eaed
+# %% ../nbs/lab/exercises.ipynb #e27322b6
 class Wrong(AssertionError):
     "What is wrong with an answer, in a sentence that its author can act on."
 
@@ -109,7 +109,8 @@ class Verdict:
     def _repr_html_(self):
         colour, word = ("#1a7f37", "passed") if self.passed else ("#cf222e", "not yet")
         text = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(self.message))
-        return (f'<div class="eqbook-card eqbook-{"passed" if self.passed else "failed"}" style="border-left: 6px solid {colour}; padding: 0.5em 1em; margin: 0.3em 0">'
+        kind, style = "passed" if self.passed else "failed", f"border-left: 6px solid {colour}; padding: 0.5em 1em; margin: 0.3em 0"
+        return (f'<div class="eqbook-card eqbook-{kind}" style="{style}">'
                 f'<b style="color: {colour}">{self.exercise} · {html.escape(self.title)} · {word}</b><br>{text}</div>')
 
 # %% ../nbs/lab/exercises.ipynb #6aca43fb
@@ -147,7 +148,17 @@ def raised(error:Exception, # what an answer raised
     words = " ".join(str(error).split())
     return f"{type(error).__name__}{f': {words[:300]}' if words else ''}{_culprit(error)}"
 
-# %% ../nbs/lab/exercises.ipynb #86ca0214
+# %% ../nbs/lab/exercises.ipynb #505f8420
+def _complaint(ask, answers):
+    "What is wrong with the answers, or None."
+    try: ask(*answers)
+    except Wrong as wrong: return str(wrong)
+    except Exception as error:
+        if isinstance(error, NotImplementedError) and str(error).endswith("your turn"):
+            return "There is no answer yet. Replace the `raise NotImplementedError` by your code."
+        return f"Your code raised {raised(error)}."
+
+# %% ../nbs/lab/exercises.ipynb #b702a199
 def examine(exercise_id:str, # for instance "ex_1_3"
             *answers,        # what the exercise asks for: functions or classes, in the order of the prompt
            )->Verdict:
@@ -158,13 +169,8 @@ def examine(exercise_id:str, # for instance "ex_1_3"
     ask = CHECKERS[exercise_id]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        try: ask(*answers)
-        except Wrong as wrong: return Verdict(exercise_id, about["title"], False, str(wrong))
-        except NotImplementedError as error:
-            if str(error).endswith("your turn"): return Verdict(exercise_id, about["title"], False, "There is no answer yet. Replace the `raise NotImplementedError` by your code.")
-            return Verdict(exercise_id, about["title"], False, f"Your code raised {raised(error)}.")
-        except Exception as error: return Verdict(exercise_id, about["title"], False, f"Your code raised {raised(error)}.")
-    return Verdict(exercise_id, about["title"], True, "Everything that was tested is right.")
+        complaint = _complaint(ask, answers)
+    return Verdict(exercise_id, about["title"], complaint is None, complaint or "Everything that was tested is right.")
 
 # %% ../nbs/lab/exercises.ipynb #93ee6c76
 class NotYet(Exception):
@@ -225,7 +231,7 @@ def check(exercise_id:str, # for instance "ex_1_3"
     _show(str(verdict), verdict)
     if not verdict and _in_jupyter(): raise NotYet(f"{exercise_id} is not solved yet.") from None
 
-# %% ../nbs/lab/exercises.ipynb #604999d5
+# %% ../nbs/lab/exercises.ipynb #e95cbbe3
 _asked = {} # exercise -> hints shown, or whether the solution was asked for, in this session
 
 def hint(exercise_id:str)->None:
@@ -241,8 +247,8 @@ def solution(exercise_id:str)->None:
     if not _asked.get((exercise_id, "solution")):
         _asked[exercise_id, "solution"] = True
         left = len(about["hints"]) - _asked.get((exercise_id, "hints"), 0)
-        return _show(f"This shows the solution of {exercise_id}. " + (f"There {'is 1 hint' if left == 1 else f'are {left} hints'} left: `hint(\"{exercise_id}\")`. " if left > 0 else "")
-                     + f"To see it, call `solution(\"{exercise_id}\")` again.")
+        hints = f"There {'is 1 hint' if left == 1 else f'are {left} hints'} left: `hint(\"{exercise_id}\")`. " if left > 0 else ""
+        return _show(f"This shows the solution of {exercise_id}. {hints}To see it, call `solution(\"{exercise_id}\")` again.")
     keep(exercise_id, lambda row: dict(solution_seen=True))
     _show(f"```python\n{about['solution']}\n```")
 

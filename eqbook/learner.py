@@ -171,15 +171,16 @@ def exercises_of(nb, stem:str, book:Book)->dict: # exercise -> entry of the cata
                                   hints=DETAILS.findall(prompt), stub=stub(solution, exercise_id), solution=solution)
     return found
 
-# %% ../nbs/lab/learner.ipynb #436cd0fc
+# %% ../nbs/lab/learner.ipynb #460d5af7
 SETUP = '''# Checks, hints and solutions. On Colab, eqbook is installed first.
 import importlib.util
 if importlib.util.find_spec("eqbook") is None:
     %pip install --quiet "eqbook[jupyter]"
 from eqbook.exercises import check, hint, solution'''
 
-HOW = '''This is your copy. Run it from the top. At an exercise, replace `raise NotImplementedError(...)` by your code; the cell below checks it. `hint("{first}")` shows a hint, and the next call one more;
-`solution("{first}")` shows the reference. [The chapter on the site]({site}/{stem}.html) · [Open in Colab](https://colab.research.google.com/github/{repo}/blob/{branch}/eqbook/exercises_nb/{stem}.ipynb)'''
+HOW = '''This is your copy. Run it from the top. At an exercise, replace `raise NotImplementedError(...)` by your code; the cell below checks it.
+`hint("{first}")` shows a hint, and the next call one more; `solution("{first}")` shows the reference.
+[The chapter on the site]({site}/{stem}.html) · [Open in Colab](https://colab.research.google.com/github/{repo}/blob/{branch}/eqbook/exercises_nb/{stem}.ipynb)'''
 
 def _cell(kind, cell_id, source, **metadata):
     import nbformat # development only
@@ -196,7 +197,8 @@ def learner_cells(cell,       # of a chapter
     if cell.cell_type == "markdown": return [_cell("markdown", cell.id, readable(cell.source, here, book))]
     options, source = directives(cell.source), plain_code(code_of(cell.source), here, book)
     if exercise := options.get("exercise"): return [_cell("code", cell.id, exercises[exercise]["stub"], eqbook=dict(exercise=exercise))]
-    if "slow" in options or options.get("eval") == "false": return [_cell("markdown", cell.id, f"Not run here, since it takes long:\n\n```python\n{source}\n```")]
+    if "slow" in options or options.get("eval") == "false":
+        return [_cell("markdown", cell.id, f"Not run here, since it takes long:\n\n```python\n{source}\n```")]
     folded = not {"export", "hide"}.isdisjoint(options) or options.get("code-fold") == "true" or options.get("echo") == "false"
     code = _cell("code", cell.id, source, **{"jupyter": {"source_hidden": True}} if folded else {})
     code.outputs = copy.deepcopy(cell.outputs)
@@ -248,7 +250,7 @@ def results_of(nb)->set:
 
 def _has_exercise(nb): return any(c.cell_type == "code" and "exercise" in directives(c.source) for c in nb.cells)
 
-# %% ../nbs/lab/learner.ipynb #8424adb8
+# %% ../nbs/lab/learner.ipynb #5e84a510
 def generate(nbs:Path,     # folder of the chapters
              results:Path, # folder of the measured results
              out:Path,     # folder to make anew
@@ -256,10 +258,11 @@ def generate(nbs:Path,     # folder of the chapters
             )->dict:       # the catalogue
     "Write the learners' notebooks, the catalogue, and the results that they show."
     import nbformat
-    every = {p.relative_to(nbs).with_suffix("").as_posix(): nbformat.read(p, 4) for p in sorted(Path(nbs).rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
+    paths = [p for p in sorted(Path(nbs).rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+    every = {p.relative_to(nbs).with_suffix("").as_posix(): nbformat.read(p, 4) for p in paths}
     chapters = {stem: nb for stem, nb in every.items() if "/" not in stem and _has_exercise(nb)}
-    book = Book({label: found for stem, nb in every.items() for label, found in labels_of(nb, stem).items()}, papers((nbs/"references.bib").read_text(encoding="utf-8")),
-                {stem: title_of(nb) for stem, nb in chapters.items()}, about["site"])
+    labels = {label: found for stem, nb in every.items() for label, found in labels_of(nb, stem).items()}
+    book = Book(labels, papers((nbs/"references.bib").read_text(encoding="utf-8")), {stem: title_of(nb) for stem, nb in chapters.items()}, about["site"])
     shutil.rmtree(out, ignore_errors=True)
     (out/"results").mkdir(parents=True)
     catalogue = {}
