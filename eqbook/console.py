@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['Quiet', 'Stopped', 'reason', 'speaks', 'failed', 'close', 'run', 'work', 'pairs', 'completion', 'version']
 
-# %% ../nbs/lab/console.ipynb #4cc65d07
+# %% ../nbs/lab/console.ipynb #ddf1465f
 import os, sys
 from contextlib import contextmanager, redirect_stderr
-from typing import Annotated, Optional
+from typing import Annotated, Callable, Optional
 
 import typer
 
-# %% ../nbs/lab/console.ipynb #b1787b7f
+# %% ../nbs/lab/console.ipynb #02b5ec6e
 class Stopped(Exception): "Ctrl-C, with a word on how to go on."
 
-def reason(error:BaseException)->str:
+def reason(error:BaseException)->str: # one or more lines
     "An error in the user's words."
     if hasattr(error, "format_message"): # of typer: a wrong option or argument
         command = error.ctx.command_path if getattr(error, "ctx", None) else "eqbook"
@@ -38,7 +38,7 @@ def close():
     try: sys.stdout.flush()
     except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
-def run(app:typer.Typer):
+def run(app:typer.Typer): # with its commands
     "Run a command of `app` and leave the process with its exit code."
     try: code = app(standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort): code = failed(Stopped("stopped"))
@@ -50,22 +50,25 @@ def run(app:typer.Typer):
     close()
     raise SystemExit(code)
 
-# %% ../nbs/lab/console.ipynb #29d9a2ea
+# %% ../nbs/lab/console.ipynb #991adf47
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only: no progress bar, no remarks.")]
 
 @contextmanager
-def work(quiet:bool, goes_on:str=""): # goes_on: what to do after Ctrl-C
+def work(quiet:bool,     # swallow what is written to stderr
+         goes_on:str="", # what to do after Ctrl-C
+        ):
     "Progress bars are shown or swallowed; Ctrl-C becomes a line."
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere if quiet else sys.stderr): yield
     except KeyboardInterrupt as stop: raise Stopped(f"{str(stop) or 'stopped'}{goes_on}") from None
 
-def pairs(given:Optional[list])->Optional[dict]:
+def pairs(given:Optional[list], # of strings NAME=KEY
+         )->Optional[dict]:      # name -> key
     "['charges=dft_hirshfeld'] as a dict; ValueError for one without '='."
     if wrong := [pair for pair in given or [] if "=" not in pair]: raise ValueError(f"--key {wrong[0]}: write NAME=KEY, for instance charges=dft_hirshfeld")
     return dict(pair.split("=", 1) for pair in given or []) or None
 
-def completion(names): # in the shell
+def completion(names)->Callable: # what typer asks for the words that begin like a given one
     return lambda incomplete="": [name for name in names if name.startswith(incomplete)]
 
 def version(wanted:bool):

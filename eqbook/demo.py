@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CUTOFF', 'new_folder', 'demo_frames', 'demo', 'report_table']
 
-# %% ../nbs/lab/demo.ipynb #cf04be2a
-import json
+# %% ../nbs/lab/demo.ipynb #ca5898a4
+import io, json
 from pathlib import Path
 from typing import Optional, Union
 
@@ -14,7 +14,7 @@ import torch
 
 from .datasets.core import split
 from .datasets.water import load_water
-from .experiments.core import machine
+from .experiments.core import machine, write_file
 from .graphs import BatchedTorchAtoms, TorchAtoms, scatter_sum, species_table
 from .schnet import InvNet, SimpleRBF, element_means, mae
 from .symmetry import symmetry_report
@@ -47,7 +47,7 @@ def _neutral(graphs): # True where the labels of every system sum to zero
     batch = BatchedTorchAtoms(graphs)
     return bool(scatter_sum(batch.charges, batch.mol_id, len(batch)).abs().max() < 0.01)
 
-# %% ../nbs/lab/demo.ipynb #a1e1d1e4
+# %% ../nbs/lab/demo.ipynb #ace6e2ec
 CUTOFF = 5.0 # Angstrom
 
 def demo(data:Union[str, Path]="gfn2", # "gfn2", "pbe0" or the path of an extended XYZ file
@@ -73,11 +73,11 @@ def demo(data:Union[str, Path]="gfn2", # "gfn2", "pbe0" or the path of an extend
                   seconds=round(history[-1]["seconds"], 1), test_mae=(predicted - everything.charges).abs().mean().item(),
                   baseline_mae=error(element_means(train, "charges"), everything).item(), neutral=model.total is not None,
                   symmetry=symmetry.to_dict(), machine=machine(), history=history)
-    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     _draw(folder, predicted, everything, history)
+    write_file(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n") # last: it says that everything is there
     return {**report, "symmetry_report": symmetry}
 
-# %% ../nbs/lab/demo.ipynb #bf79515d
+# %% ../nbs/lab/demo.ipynb #8595112f
 def _draw(folder, predicted, test, history):
     "The two figures of the demo."
     import matplotlib
@@ -88,8 +88,9 @@ def _draw(folder, predicted, test, history):
         parity, curve = Figure(figsize=(4.2, 4.2)), Figure(figsize=(5.2, 3.4))
         plot_parity(predicted, test.charges, test.numbers, ax=parity.subplots())
         plot_learning_curve(history, quantity="mean squared error", unit="(0.03 e)²", ax=curve.subplots())
-        parity.savefig(folder / "parity.png")
-        curve.savefig(folder / "learning_curve.png")
+        for name, figure in (("parity", parity), ("learning_curve", curve)):
+            figure.savefig(png := io.BytesIO())
+            write_file(folder / f"{name}.png", png.getvalue())
 
 def report_table(report:dict)->str: # what `demo` returned
     "The demo's result as text."
