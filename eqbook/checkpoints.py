@@ -21,8 +21,10 @@ from torch import nn
 
 import eqbook
 
-# %% ../nbs/lab/checkpoints.ipynb #a9adb978
-def write_file(path, data:bytes)->None:
+# %% ../nbs/lab/checkpoints.ipynb #ef1e3a95
+def write_file(path,       # its folder is made if it is not there
+               data:bytes, # the whole content
+              )->None:
     "Write `data` beside `path`, then rename: afterwards the file is the old one or the new one. OSError that names it."
     path = Path(path)
     beside = path.with_name(path.name + ".tmp")
@@ -37,7 +39,9 @@ def write_file(path, data:bytes)->None:
     finally:
         with contextlib.suppress(OSError): beside.unlink(missing_ok=True)
 
-def write_json(path, content)->None:
+def write_json(path,
+               content, # without nan and infinity
+              )->None:
     "Strict JSON by `write_file`."
     write_file(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
@@ -49,9 +53,10 @@ def read_json(path)->dict:
     if not isinstance(content, dict): raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object")
     return content
 
-# %% ../nbs/lab/checkpoints.ipynb #94910de2
-def write_tensors(path, tensors:dict, # name -> Tensor
-                  header:dict,        # what JSON can hold
+# %% ../nbs/lab/checkpoints.ipynb #1d47e936
+def write_tensors(path,
+                  tensors:dict, # name -> Tensor of any shape, dtype and device
+                  header:dict,  # what JSON can hold
                  )->None:
     "Tensors and a few words about them as one safetensors file, by `write_file`."
     tensors = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
@@ -65,7 +70,7 @@ def read_tensors(path)->tuple: # name -> Tensor, header
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {}).get("eqbook", "{}"))
     except (SafetensorError, json.JSONDecodeError) as e: raise ValueError(f"{path}: not a safetensors file ({e})") from e
 
-# %% ../nbs/lab/checkpoints.ipynb #9142057f
+# %% ../nbs/lab/checkpoints.ipynb #722eab4a
 def save_weights(model:nn.Module, path)->None:
     "Write the weights as safetensors, beside `path` first, so that no half-written file is left."
     write_tensors(path, model.state_dict(), {})
@@ -75,9 +80,10 @@ def load_weights(model:nn.Module, # of the same shape as the one that was saved
     "Read weights into `model`; ValueError that lists what is missing, unknown, of another shape, or a constant of another value."
     return put_weights(model, read_tensors(path)[0], path)
 
-def put_weights(model:nn.Module, weights:dict, # name -> Tensor
-                where,                         # file or folder, for the message
-               )->nn.Module:                   # the same model
+def put_weights(model:nn.Module, # changed in place
+                weights:dict,    # name -> Tensor
+                where,           # file or folder, for the message
+               )->nn.Module:     # the same model
     "Give `model` these weights; ValueError as in `load_weights`."
     wanted, constants = model.state_dict(), dict(model.named_buffers()) # constants: centres, scales, species; part of the model, not learned
     def fault(name):
@@ -91,7 +97,7 @@ def put_weights(model:nn.Module, weights:dict, # name -> Tensor
     model.load_state_dict(weights)
     return model
 
-# %% ../nbs/lab/checkpoints.ipynb #0844caf9
+# %% ../nbs/lab/checkpoints.ipynb #50647baf
 FORMAT = 1 # of the folder; another number is refused
 
 def write_card(folder, about:dict, # what is needed to build the network again, as JSON can hold it
@@ -107,8 +113,11 @@ def read_card(folder)->dict: # model.json, with "format", "eqbook", "about"
         raise ValueError(f"{folder}: format {card['format']}, written by eqbook {card['eqbook']}; eqbook {eqbook.__version__} reads format {FORMAT}")
     return card
 
-def write_best(folder, weights:dict, # name -> Tensor
-               epoch:int, valid:float)->None: # when they were best, and their validation loss
+def write_best(folder,
+               weights:dict, # name -> Tensor
+               epoch:int,    # when they were best
+               valid:float,  # their validation loss
+              )->None:
     "folder/weights.safetensors; its header says the epoch and the validation loss."
     write_tensors(Path(folder) / "weights.safetensors", weights, dict(epoch=epoch, valid=valid))
 
@@ -126,9 +135,10 @@ def read_model(folder)->tuple: # model.json as a dict, with "best": {"epoch", "v
     card, (weights, best) = read_card(folder), read_best(folder)
     return {**card, "best": best}, weights
 
-# %% ../nbs/lab/checkpoints.ipynb #c8b26896
-def save_run(folder, parts:dict, # name -> (name -> Tensor): what continues, e.g. last and optimizer
-             state:dict,         # what JSON can hold, with "step"
+# %% ../nbs/lab/checkpoints.ipynb #e0c802ab
+def save_run(folder,
+             parts:dict, # name -> (name -> Tensor): what continues, e.g. last and optimizer
+             state:dict, # what JSON can hold, with "step"
             )->None:
     "Write PART-STEP.safetensors for each part, then state.json that names them; what it does not name is removed."
     folder = Path(folder)
@@ -141,7 +151,8 @@ def save_run(folder, parts:dict, # name -> (name -> Tensor): what continues, e.g
 def sweep(folder:Path)->None:
     "Remove files of a run that state.json does not name: old ones, and those of a save that was interrupted."
     with contextlib.suppress(OSError, ValueError):
-        named = {*read_json(folder / "state.json")["files"].values()}
+        state = folder / "state.json"
+        named = {*read_json(state)["files"].values()} if state.exists() else set()
         for path in [*folder.glob("*-????????.safetensors"), *folder.glob("*.tmp")]:
             if path.name not in named: path.unlink()
 
@@ -155,10 +166,13 @@ def read_run(folder)->tuple: # parts, state
         if header.get("step") != state["step"]: raise ValueError(f"{folder}/{name}: step {header.get('step')}, state.json is at step {state['step']}")
     return parts, state
 
-# %% ../nbs/lab/checkpoints.ipynb #6bec69c4
+# %% ../nbs/lab/checkpoints.ipynb #f3c50d82
 ABSENT = object() # in place of a value
 
-def differences(there, here, name:str="")->list: # "lr: 0.005 there, 0.001 here", ...
+def differences(there,       # what JSON can hold
+                here,        # the same
+                name:str="", # of both
+               )->list:      # "lr: 0.005 there, 0.001 here", ...
     "Where two JSON values differ, by name."
     if isinstance(there, dict) and isinstance(here, dict):
         return [line for k in sorted({*there, *here}) for line in differences(there.get(k, ABSENT), here.get(k, ABSENT), f"{name}.{k}" if name else k)]
@@ -185,7 +199,7 @@ def _hex(numbers): return np.asarray(numbers).tobytes().hex()
 def _numbers(text, dtype): return np.frombuffer(bytes.fromhex(text), dtype=dtype)
 def _tensor(text): return torch.from_numpy(_numbers(text, np.uint8).copy())
 
-# %% ../nbs/lab/checkpoints.ipynb #606d3714
+# %% ../nbs/lab/checkpoints.ipynb #0a5b3c5a
 def random_states(generator:torch.Generator)->dict: # what JSON can hold
     "The state of a generator and of the global ones: torch, its GPUs if there are any, numpy, Python."
     kind, keys, *rest = np.random.get_state()
@@ -194,7 +208,9 @@ def random_states(generator:torch.Generator)->dict: # what JSON can hold
                 cuda=[_hex(s) for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
                 numpy=[kind, _hex(keys), *rest], python=[version, _hex(np.array(words, np.uint32)), gauss])
 
-def set_random_states(states:dict, generator:torch.Generator)->None:
+def set_random_states(states:dict,               # of `random_states`
+                      generator:torch.Generator, # changed in place
+                     )->None:
     "Put back what `random_states` gave; GPUs only if there are as many as then."
     generator.set_state(_tensor(states["batches"]))
     torch.set_rng_state(_tensor(states["torch"]))

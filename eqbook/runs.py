@@ -19,11 +19,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from .checkpoints import (differences, fingerprint, graphs_print, random_states, read_best, read_card, read_run, save_run,
                                 set_random_states, sweep, write_best, write_card, write_file)
 
-# %% ../nbs/lab/runs.ipynb #e0c392e1
+# %% ../nbs/lab/runs.ipynb #6b36f11e
 PLATEAU = dict(factor=0.5, patience=5) # halve the rate after five epochs without improvement
 
 def make_schedule(name:str, # "cosine": half a wave, step by step; "plateau": by validation loss, after an epoch; "constant"
-                  optimizer:torch.optim.Optimizer,
+                  optimizer:torch.optim.Optimizer, # whose rate it sets
                   steps:int, # of the whole run
                  ):          # a schedule of torch, or None for "constant"
     "The schedule of the learning rate; ValueError that lists the names."
@@ -32,10 +32,11 @@ def make_schedule(name:str, # "cosine": half a wave, step by step; "plateau": by
     if name == "constant": return None
     raise ValueError(f"schedule={name!r} is unknown: use 'cosine', 'plateau' or 'constant'")
 
-# %% ../nbs/lab/runs.ipynb #2dc2f951
+# %% ../nbs/lab/runs.ipynb #d20f7ad2
 class Average:
     "A running mean of parameters, @eq-runs-ema."
-    def __init__(self, parameters:Sequence[nn.Parameter], decay:float):
+    def __init__(self, parameters:Sequence[nn.Parameter], # of any shapes; read, and changed only by `applied`
+                 decay:float): # d, between 0 and 1
         if not 0 < decay < 1: raise ValueError(f"ema={decay}: the decay of the average lies between 0 and 1, e.g. 0.99")
         self.parameters, self.decay = parameters, decay
         self.values = [p.detach().clone() for p in parameters]
@@ -55,23 +56,23 @@ class Average:
     def _swap(self):
         for k, p in enumerate(self.parameters): p.data, self.values[k] = self.values[k], p.data
 
-# %% ../nbs/lab/runs.ipynb #1450109d
+# %% ../nbs/lab/runs.ipynb #fc4c1317
 @dataclass
 class Run:
     "What a training consists of and where it stands."
-    model:nn.Module
-    optimizer:torch.optim.Optimizer
+    model:nn.Module                # trained in place
+    optimizer:torch.optim.Optimizer # Adam with one group of parameters
     schedule:object                # of torch, or None
     average:Optional[Average]      # of the weights, or None
     generator:torch.Generator      # order of the batches
     clip:float                     # largest norm of the gradient
     epoch:int=0                    # finished
     step:int=0                     # finished
-    seconds:float=0.
+    seconds:float=0.               # of training
     best:float=math.inf            # smallest validation loss
-    best_epoch:int=0
-    best_weights:Optional[dict]=None
-    history:list=field(default_factory=list)
+    best_epoch:int=0               # when it was found
+    best_weights:Optional[dict]=None # name -> Tensor
+    history:list=field(default_factory=list) # one dict per epoch
     saved:int=0                    # the epoch that is on disk
 
     @property
@@ -108,8 +109,11 @@ def run_state(run:Run)->dict: # the keys `STATE`, as JSON can hold them
     return dict(epoch=run.epoch, step=run.step, seconds=run.seconds, lr=run.lr, schedule=schedule, history=run.history,
                 random=random_states(run.generator))
 
-# %% ../nbs/lab/runs.ipynb #aee59469
-def restore(run:Run, parts:dict, state:dict)->None:
+# %% ../nbs/lab/runs.ipynb #20a173be
+def restore(run:Run,    # fresh; changed in place
+            parts:dict, # of `run_parts`
+            state:dict, # of `run_state`
+           )->None:
     "Put a run where `run_parts` and `run_state` were taken; ValueError that lists what they lack."
     memory, named = parts["optimizer"], _named(run)
     stepped = {name.removeprefix("step.") for name in memory if name.startswith("step.")} # a parameter without gradient has no memory
@@ -126,8 +130,8 @@ def restore(run:Run, parts:dict, state:dict)->None:
     run.epoch, run.step, run.seconds, run.history = (state[k] for k in ("epoch", "step", "seconds", "history"))
     set_random_states(state["random"], run.generator)
 
-# %% ../nbs/lab/runs.ipynb #14260f7f
-def describe(value)->object: # what JSON can hold
+# %% ../nbs/lab/runs.ipynb #a4330514
+def describe(value)->object: # any -> what JSON can hold
     "A function by its name and what it closes over, other things by value or type: tells one loss from another."
     if isinstance(value, float) and not math.isfinite(value): return str(value)
     if isinstance(value, (str, int, float, type(None))): return value
@@ -138,8 +142,14 @@ def describe(value)->object: # what JSON can hold
     name, around = f"{named.__module__}.{named.__qualname__}", inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
     return dict(function=name, settings={k: describe(x) for k, x in sorted(around.items())}) if around else name
 
-def make_card(model:nn.Module, train:Sequence, valid:Sequence, # AtomGraph objects
-              loss:Callable, about:Optional[dict], settings:dict)->dict: # what JSON can hold
+# %% ../nbs/lab/runs.ipynb #6e083b55
+def make_card(model:nn.Module,      # fresh
+              train:Sequence,       # AtomGraph objects
+              valid:Sequence,       # AtomGraph objects
+              loss:Callable,        # loss(model, batch) -> scalar
+              about:Optional[dict], # what JSON can hold
+              settings:dict,        # arguments of `fit` that shape the run
+             )->dict:               # what JSON can hold
     "What a run must share with the one that it continues."
     try: about = json.loads(json.dumps(about or {}, allow_nan=False))
     except (TypeError, ValueError) as e: raise ValueError(f"about={about}: cannot be written as JSON ({e})") from e
@@ -148,15 +158,21 @@ def make_card(model:nn.Module, train:Sequence, valid:Sequence, # AtomGraph objec
     return dict(about=about, settings=describe(settings), loss=describe(loss), model=dict(name=type(model).__qualname__, weights=shapes, constants=constants),
                 train=graphs_print(train), valid=graphs_print(valid))
 
-def same_run(there:dict, here:dict, # two cards
-             folder)->None:
+def same_run(there:dict, # card in the folder
+             here:dict,  # card of this run
+             folder,     # for the message
+            )->None:
     "ValueError that lists what differs, but for `patience` and, unless the schedule is a cosine, `epochs`."
     free = {"settings.patience"} | ({"settings.epochs"} if here["settings"]["schedule"] != "cosine" else set())
     wrong = [line for line in differences({k: x for k, x in there.items() if k in here}, here) if line.split(":")[0] not in free]
     if wrong: raise ValueError(f"{folder} holds another run: {'; '.join(wrong)}")
 
-# %% ../nbs/lab/runs.ipynb #95a09460
-def begin(out, run:Run, card:dict, resume:bool)->None:
+# %% ../nbs/lab/runs.ipynb #1399653d
+def begin(out,         # folder
+          run:Run,     # at its start
+          card:dict,   # of `make_card`
+          resume:bool, # find the run instead of making it
+         )->None:
     "Make a folder, or find the run to continue; nothing is touched if it is refused with ValueError or FileNotFoundError."
     there = (Path(out) / "model.json").exists()
     if there and not resume: raise ValueError(f"{out} holds a training run: resume=True continues it; for a new one choose another folder")
@@ -167,7 +183,10 @@ def begin(out, run:Run, card:dict, resume:bool)->None:
     else: save_run(out, run_parts(run), run_state(run))
     write_card(out, **card)
 
-def keep(out, run:Run)->int: # the epoch that is now on disk
+# %% ../nbs/lab/runs.ipynb #40de89ae
+def keep(out,     # folder that `begin` made
+         run:Run, # whose epoch has just ended
+        )->int:   # the epoch that is now on disk
     "A finished epoch on disk: the best weights if they are new, the log, and last of all what continues."
     if run.best_epoch == run.epoch: write_best(out, run.best_weights, run.best_epoch, run.best)
     rows = [",".join(run.history[0]), *(",".join(map(repr, row.values())) for row in run.history)]
@@ -175,7 +194,9 @@ def keep(out, run:Run)->int: # the epoch that is now on disk
     save_run(out, run_parts(run), run_state(run))
     return run.epoch
 
-def go_on(out, run:Run)->None:
+def go_on(out,     # folder that `begin` found
+          run:Run, # fresh; changed in place
+         )->None:
     "Put a run where its folder stands."
     restore(run, *read_run(out))
     run.saved = run.epoch
@@ -184,9 +205,10 @@ def go_on(out, run:Run)->None:
         run.best, run.best_epoch, now = best["valid"], best["epoch"], run.model.state_dict()
         run.best_weights = {name: x.to(now[name].device) for name, x in weights.items()}
 
-# %% ../nbs/lab/runs.ipynb #03d32630
+# %% ../nbs/lab/runs.ipynb #c7e1b7e7
 @contextlib.contextmanager
-def explained(run:Run, out):
+def explained(run:Run, # that is trained inside of the `with` block
+              out):    # its folder, or None
     "Errors that end a run say what its folder keeps."
     try: yield
     except (FloatingPointError, OSError, KeyboardInterrupt) as e:

@@ -168,17 +168,19 @@ def _board(out, run, wanted):
     with SummaryWriter(str(Path(out) / "tensorboard"), purge_step=run.epoch + 1) as writer:
         yield lambda row: [writer.add_scalar(name, row[name], row["epoch"]) for name in ("train", "valid", "lr")]
 
-# %% ../nbs/lab/training.ipynb #4f925d81
+# %% ../nbs/lab/training.ipynb #ab42ee28
 class Group:
     "The processes that train together: one, or those that Lightning Fabric started."
-    def __init__(self, fabric=None):
+    def __init__(self, fabric=None): # a launched lightning_fabric.Fabric
         self.fabric = fabric
         self.rank, self.size = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
 
-    def mine(self, items:list)->list: return items[self.rank::self.size]
-    def sum(self, x:torch.Tensor)->torch.Tensor: return x if self.size == 1 else self.fabric.all_reduce(x, reduce_op="sum")
+    def mine(self, items:list)->list: # every size-th of them
+        return items[self.rank::self.size]
+    def sum(self, x:torch.Tensor)->torch.Tensor: # of the same shape, over all processes
+        return x if self.size == 1 else self.fabric.all_reduce(x, reduce_op="sum")
 
-    def first(self, call:Callable):
+    def first(self, call:Callable): # without arguments
         "What `call` returns or raises in the first process, in every process."
         result = error = None
         if self.rank == 0:
@@ -188,6 +190,7 @@ class Group:
         if error: raise error
         return result
 
+# %% ../nbs/lab/training.ipynb #ab088778
 @functools.lru_cache
 def _fabric(accelerator, devices, nodes):
     "Started once in a process, however many trainings it runs."

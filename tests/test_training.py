@@ -202,7 +202,7 @@ def test_every_write_may_fail(graphs, tmp_path):
             except OSError as e:
                 assert "cannot be written (No space left on device)" in str(e)
             else: break
-        assert not list(out.glob("*.tmp"))
+        assert not list(out.glob("*.tmp")) and len(list(out.glob("last-*"))) <= 1
         train(graphs, out, resume=(out / "model.json").exists())
         assert same_end(tmp_path / "whole", out), n
     assert n > 10
@@ -364,3 +364,11 @@ def test_tensorboard_gets_every_epoch(graphs, tmp_path):
         train(graphs, tmp_path / "run", 3, tensorboard=True, resume=True)
     assert rows[0] == ("tensorboard", 1) and rows[7] == ("tensorboard", 3) and len(rows) == 11
     assert rows[1:4] == [(name, history[0][name], 1) for name in ("train", "valid", "lr")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_continues_a_run_of_the_cpu(graphs, tmp_path):
+    whole = train(graphs, tmp_path / "whole", 4, dtype=torch.float64, ema=0.9)
+    train(graphs, tmp_path / "run", 2, dtype=torch.float64, ema=0.9)
+    moved = train(graphs, tmp_path / "run", 4, dtype=torch.float64, ema=0.9, device="cuda", resume=True)
+    torch.testing.assert_close([row["valid"] for row in moved], [row["valid"] for row in whole], rtol=1e-6, atol=0)
