@@ -189,7 +189,7 @@ def _show(text, rich=None):
     from IPython.display import Markdown, display
     display(Markdown(text) if rich is None else rich) # a failed verdict counts as false
 
-# %% ../nbs/lab/exercises.ipynb #250c9408
+# %% ../nbs/lab/exercises.ipynb #ba1c054e
 MARKER = "eqbook-course.json" # `eqbook start` puts it into a course's folder
 
 def progress_file(folder, notebook): return Path(folder)/f"{notebook}.progress.json"
@@ -211,14 +211,14 @@ def keep(exercise_id:str, # for instance "ex_1_3"
          folder:Path=Path(), # of the notebook
         )->None:
     "Store news beside the notebook, if this is a course's folder."
-    from eqbook.experiments.core import write_file
+    from eqbook.experiments.core import write_json
     if not (Path(folder)/MARKER).exists(): return
     notebook = entry(exercise_id)["notebook"]
     rows = counted(folder, notebook)
     row = BLANK | rows.get(exercise_id, {})
     rows[exercise_id] = row | change(row)
     content = dict(notebook=notebook, edition=eqbook.__version__, exercises=rows)
-    write_file(progress_file(folder, notebook), json.dumps(content, indent=1) + "\n")
+    write_json(progress_file(folder, notebook), content)
 
 # %% ../nbs/lab/exercises.ipynb #4b3e49e7
 def check(exercise_id:str, # for instance "ex_1_3"

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'CODE', 'REFERENCE', 'DETAILS', 'SETUP', 'HOW', 'directives'
            'labels_of', 'papers', 'Book', 'readable', 'plain_code', 'prompt_of', 'names_of', 'exercises_of',
            'learner_cells', 'learner_notebook', 'put_back', 'title_of', 'results_of', 'generate']
 
-# %% ../nbs/lab/learner.ipynb #020bd6b5
+# %% ../nbs/lab/learner.ipynb #f6671e22
 import ast
 import copy
 import io
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .exercises import stub
-from .experiments.core import write_file
+from .experiments.core import write_file, write_json
 
 # %% ../nbs/lab/learner.ipynb #8543f0f1
 def directives(source:str, # a code cell
@@ -257,7 +257,7 @@ def results_of(nb)->set:
 
 def _has_exercise(nb): return any(c.cell_type == "code" and "exercise" in directives(c.source) for c in nb.cells)
 
-# %% ../nbs/lab/learner.ipynb #3a3ed75f
+# %% ../nbs/lab/learner.ipynb #1850bcc8
 def generate(nbs:Path,     # folder of the chapters
              results:Path, # folder of the measured results
              out:Path,     # folder to make anew
@@ -283,7 +283,7 @@ def generate(nbs:Path,     # folder of the chapters
         write_file(beside/f"{stem}.ipynb", nbformat.writes(copied) + "\n")
         for name in sorted(results_of(nb)): shutil.copy(results/f"{name}.json", beside/"results")
     catalogue = dict(sorted(catalogue.items(), key=lambda item: [int(n) for n in item[0].split("_")[1:]]))
-    write_file(beside/"exercises.json", json.dumps(catalogue, indent=1, ensure_ascii=False) + "\n")
+    write_json(beside/"exercises.json", catalogue)
     shutil.rmtree(out, ignore_errors=True)
     beside.rename(out)
     return catalogue

@@ -1,5 +1,6 @@
 "Processors that nbdev runs, after its own, on every notebook that becomes a page (settings.ini: procs)."
 import re
+from pathlib import Path
 
 from execnb.nbio import mk_cell, read_nb
 from nbdev.config import get_config
@@ -57,5 +58,5 @@ class exercise(Processor):
             cells.append(cell)
         if len(cells) > len(self.nb.cells):
             first = next(i for i, cell in enumerate(cells) if cell.cell_type == "markdown")
-            cells.insert(first, mk_cell(learners_links(self.nb.path_.stem), "markdown"))
+            cells.insert(first, mk_cell(learners_links(Path(self.nb.path_).stem), "markdown"))
         self.nb.cells = cells
