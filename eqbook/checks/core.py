@@ -97,7 +97,7 @@ def symmetric(model:Callable,      # batch -> one tensor
     found = ", ".join(f"{row.symmetry} by {row.largest:.2g}" for row in broken)
     raise Wrong(f"{what} should be {'invariant' if kind == 'scalar' else 'equivariant'}, but breaks {found} of a typical output. {hint}".strip())
 
-# %% ../../nbs/lab/checks_core.ipynb #cdc1d0c2
+# %% ../../nbs/lab/checks_core.ipynb #35cad9a7
 def transplant(answer:nn.Module,    # receives the weights
                reference:nn.Module, # gives them
                what:str,            # "InvNet"
@@ -105,11 +105,12 @@ def transplant(answer:nn.Module,    # receives the weights
     "Give the answer the reference's weights; a name or a shape that differs is a sentence."
     got, want = answer.state_dict(), reference.state_dict()
     if missing := [k for k in want if k not in got]:
-        raise Wrong(f"{what} lacks the weights {', '.join(f'`{k}`' for k in missing[:4])}. Name the layers as the exercise does.")
-    if extra := [k for k in got if k not in want]:
+        raise Wrong(f"{what} lacks the weights {', '.join(f'`{k}`' for k in missing[:4])}. Name the layers as the exercise does, with all their parts.")
+    weights = dict(answer.named_parameters(remove_duplicate=False))
+    if extra := [k for k in got if k not in want and k in weights]:
         raise Wrong(f"{what} has the weights {', '.join(f'`{k}`' for k in extra[:4])}, which the exercise does not ask for.")
-    for k, tensor in want.items(): shaped(got[k], tensor.shape, f"the weight `{k}` of {what}")
-    answer.load_state_dict(want)
+    for k, tensor in want.items(): shaped(got[k], tensor.shape, f"The weight `{k}` of {what}")
+    answer.load_state_dict(got | want)
 
 def gradients_reach(module:nn.Module, # after its output was computed
                     output:Tensor,    # of the module

@@ -17,13 +17,14 @@ from ..exercises import Wrong, checker
 from ..schnet import InvNet, SimpleRBF
 from ..so3net import EqNet
 
-# %% ../../nbs/lab/checks_expressivity.ipynb #2e517b28
+# %% ../../nbs/lab/checks_expressivity.ipynb #c6eae05b
 class Toy(nn.Module):
     "Given outputs (S,) times a random weight, plus a given constant; it counts its calls."
     def __init__(self, outputs, constant:float=0.):
         super().__init__()
         self.outputs, self.constant, self.calls = outputs, constant, 0
         self.weight = nn.Parameter(1 + torch.rand(()))
+        self.start = self.weight.detach().clone()
 
     def forward(self, batch):
         self.calls += 1
@@ -56,8 +57,9 @@ def check_contrast(contrast, separates):
         if not isinstance(got, bool): raise Wrong(f"`separates` should return True or False, but yours returns {type(got).__name__}.")
         equal(got, answer, f"`separates` for {name}", "Below 1e-12 is roundoff, above 1e-7 is clear.")
     refuses(lambda: separates(lambda: Toy([1e-9, -1e-9], 1.), *pair, 3), "A contrast of 1e-9, neither roundoff nor clear,")
+    refuses(lambda: separates(lambda: Toy([1., 1. + (torch.rand(()) < 0.6).item()]), *pair, 3), "A contrast that is zero for some seeds and 0.3 for others")
 
-# %% ../../nbs/lab/checks_expressivity.ipynb #3501b0aa
+# %% ../../nbs/lab/checks_expressivity.ipynb #e769f315
 def kept(make):
     "A maker that keeps what it made, and the list of it."
     made = []
@@ -75,11 +77,11 @@ def check_accuracy(accuracy):
     got = runs(accuracy, solvable, *pair, 3, on="a task that can be learned")
     shaped(got, (3,), "The accuracy of 3 seeds")
     equal(got.double(), torch.ones(3).double(), "The accuracy on a task that can be learned",
-          "Do loss, backward and step follow each other, with the margin label times output?")
+          "The margin is label times output, in column `[:, 0]`; then zero_grad, backward and step follow each other, with Adam.")
     equal(runs(accuracy, real(InvNet), *pair, 2, on="a tie").double(), torch.full((2,), 0.5).double(), "The accuracy of an InvNet on equal distances",
           "Outputs that differ by roundoff are a tie: round to six digits.")
     y = torch.tensor([1., -1., -1., -1.]).double()
-    for constant, share in ((1e-8, 0.75), (1e-3, 0.25)):
+    for constant, share in ((1e-8, 0.75), (3e-6, 0.25)):
         got = runs(accuracy, lambda c=constant: Toy([0.] * 4, c), batch, y, 1, 1, on=f"outputs of {constant}").double()
         equal(got, torch.tensor([share]).double(), f"The share of right answers for the labels +1, -1, -1, -1 and outputs of {constant}",
               "Round to six digits; what is positive then answers +1, everything else -1.")
@@ -89,15 +91,20 @@ def check_accuracy(accuracy):
         accuracy(maker, batch, torch.tensor([1., 1., -1., -1.]).double(), 1)
         if made[0].calls > most:
             raise Wrong(f"Where {what}, training should end {'at once' if most == 2 else 'at step 30'}, but yours called the network {made[0].calls} times.")
-    weights = {}
+    for outputs, what in (([0.4, 0.4, -0.4, -0.4], "positive and below 1"), ([9., 0.1, -0.1, -0.1], "above 1 for one structure only")):
+        maker, made = kept(lambda outputs=outputs: Toy(outputs))
+        accuracy(maker, batch, torch.tensor([1., 1., -1., -1.]).double(), 1, 20)
+        if made[0].calls < 20: raise Wrong(f"Where the margins are {what}, training should go on until all are above 1, but yours stopped.")
+    weights, starts = {}, {}
     for f in (accuracy, reference.accuracy):
         maker, made = kept(lambda: Toy([0.1, 0.2, -0.3, 0.4]))
-        f(maker, batch, labels, 1, 3, 0.05)
-        weights[f] = made[0].weight.detach()
+        f(maker, batch, labels, 2, 3, 0.05)
+        weights[f], starts[f] = made[0].weight.detach(), torch.stack([toy.start for toy in made[:2]])
+    equal(starts[accuracy], starts[reference.accuracy], "The weights of two fresh toys", "Call `torch.manual_seed(k)` right before network k is made.", 1e-7)
     equal(weights[accuracy], weights[reference.accuracy], "The weight of a toy after three steps with lr=0.05",
           "Use Adam and the mean of softplus(-label · output), and make at most `steps` steps.", 1e-7)
 
-# %% ../../nbs/lab/checks_expressivity.ipynb #4a5a7857
+# %% ../../nbs/lab/checks_expressivity.ipynb #be94595f
 @checker("ex_3_24")
 def check_chain(bent_chain):
     "Positions, pairs and labels for several lengths."
@@ -113,7 +120,7 @@ def check_chain(bent_chain):
             for m, (a, b) in enumerate(zip(got.positions - got.positions[1], want.positions - want.positions[1])):
                 if not np.allclose(a, b, atol=1e-9):
                     raise Wrong(f"In the {which} structure of `{call}` atom {m} should stand at {b.round(3).tolist()}, seen from the first atom of the "
-                                f"chain, but yours is at {a.round(3).tolist()}. Number the atoms along the chain, from end to end.")
+                                f"chain, but yours is at {a.round(3).tolist()}. Neighbours are `bond` apart; number the atoms from one end to the other.")
             pairs = sorted(tuple(sorted(map(int, p))) for p in got.info.get("pairs", []))
             equal(pairs, want.info["pairs"], f"The pairs of the {which} structure of `{call}`",
                   "Each atom sees the next one along the chain; hand them to `structure` as `pairs=`.")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEARS', 'in_double', 'trimers', 'edges', 'planes_of', 'check_expand', 'ask_convolution', 'run_naive', 'run',
-           'check_naive', 'check_channelwise', 'ask_network', 'check_simple', 'ask_planes', 'check_body', 'check_gate',
-           'check_interaction', 'check_readout', 'check_eqnet', 'check_quadrupole_network']
+           'check_naive', 'check_channelwise', 'ask_network', 'ask_options', 'check_simple', 'ask_planes', 'check_body',
+           'check_gate', 'check_interaction', 'check_readout', 'check_eqnet', 'check_quadrupole_network']
 
 # %% ../../nbs/lab/checks_so3net.ipynb #9befbbdd
 import functools
@@ -69,7 +69,7 @@ def check_expand(expand_scalar_tensor):
     flows(expand_scalar_tensor(x, 1), "the result", x=x)
     for bad in (-1, 5): refuses(lambda: expand_scalar_tensor(x, bad), f"lmax={bad}, which `check_lmax` refuses,")
 
-# %% ../../nbs/lab/checks_so3net.ipynb #f88b9d9b
+# %% ../../nbs/lab/checks_so3net.ipynb #690bad40
 HEARS = "An atom hears its neighbours: features at `idx_j`, times the harmonics of the edge, with the edge's weights, summed at `idx_i`."
 
 def ask_convolution(answer, theirs, name:str, call, hint:str=HEARS)->None: # call(layer, x, batch, lmax) -> (N, F (lmax+1)^2)
@@ -91,6 +91,8 @@ def ask_convolution(answer, theirs, name:str, call, hint:str=HEARS)->None: # cal
         symmetric(lambda b: call(layer, from_planes(planes_of(b, lmax, F)), b, lmax), batch, name, irreps,
                   "Nothing may be added or bent component by component.", per="atom", n_samples=1)
         transplant(layer, oracle, name)
+        alone = [call(c, x[:2], empty, lmax) for c in (layer, oracle)]
+        equal(*alone, "Without edges, the result", "It is a sum over no edges: zero. Only messages are summed.")
         equal(call(layer, x, batch, lmax), call(oracle, x, batch, lmax), f"{name} with the reference's weights", hint)
         gradients_reach(layer, call(layer, x, batch, lmax), name)
 
@@ -100,7 +102,7 @@ def run_naive(layer, x, batch, lmax):
 
 def run(layer, x, batch, lmax): return layer(x, *edges(batch, lmax), batch.idx_i, batch.idx_j)
 
-# %% ../../nbs/lab/checks_so3net.ipynb #3aff0940
+# %% ../../nbs/lab/checks_so3net.ipynb #9bd790bb
 @checker("ex_3_8")
 def check_naive(NaiveConvolution):
     "The fully connected convolution."
@@ -113,36 +115,48 @@ def check_channelwise(E3nnConvolution):
 
     from eqbook.irreps import paths
     oracle, = written("ex_3_9", o3=o3, paths=paths)
-    hint = f"{HEARS} The weights are multiplied by the envelope, and the channels mix after the sum."
+    hint = f"{HEARS} The weights are multiplied by the envelope, the instructions come in the order of `paths`, and the channels mix after the sum."
     ask_convolution(E3nnConvolution, oracle, "E3nnConvolution", run, hint)
 
-# %% ../../nbs/lab/checks_so3net.ipynb #e17a87ee
-def ask_network(make, theirs, name:str, kind:str, per:str, size, hint:str)->None: # make() -> network; size(batch) -> shape of the result
-    "The questions to a network from a batch to irreps, for each atom or each system."
+# %% ../../nbs/lab/checks_so3net.ipynb #7e63f267
+def ask_network(make, theirs, name:str, kind:str, per:str, size, hint:str, turning:str)->None:
+    "The questions to a network from a batch to irreps, for each atom or each system; `make()` makes it, `size(batch)` is its result's shape."
     network, batch, alone = runs(make, on="the sizes of the exercise"), trimers(), lone(2)
     single = trimers(torch.float32)
     shaped(runs(network, single, on="a batch of two clusters in float32"), size(single), "The result for two clusters", torch.float32)
     network, oracle = network.double(), theirs().double()
     shaped(runs(network, batch, on="a batch of two clusters in float64"), size(batch), "The result for two clusters", torch.float64)
     shaped(runs(network, alone, on="two systems of one atom each, without edges"), size(alone), "The result for two systems of one atom each", torch.float64)
-    symmetric(network, batch, name, kind, "Is something added to the vectors, or a function applied to their components?", per=per, n_samples=1)
+    symmetric(network, batch, name, kind, turning, per=per, n_samples=1)
     transplant(network, oracle, name)
     equal(network(batch), oracle(batch), f"{name} with the reference's weights", hint)
     equal(network(alone), oracle(alone), f"{name} with the reference's weights, on lone atoms", "An atom that hears nothing keeps its features.")
     gradients_reach(network, network(batch), name)
 
+def ask_options(network, theirs, name:str)->None:
+    "Is the activation used that is handed in, and the envelope?"
+    for option, value in (("activation", nn.Tanh), ("cutoff_fn", lambda d, cutoff: (1 - d / cutoff).clamp(min=0)**2)):
+        mine, oracle = (runs(c, 4, 2, SimpleRBF(10, 3.0), 2, on=f"another {option}", **{option: value}).double() for c in (network, theirs))
+        transplant(mine, oracle, name)
+        equal(mine(trimers()), oracle(trimers()), f"{name} with another `{option}`", f"Use the `{option}` that is handed in, wherever one is needed.")
+
 @checker("ex_3_10")
 def check_simple(SimpleEqNet):
     "Embedding, convolutions, vectors, sum over each system."
     takes(SimpleEqNet, "SimpleEqNet", "feature_dimension", "n_interactions", "radial_basis", "n_elements")
-    hint = ("Each convolution's result is added to the features; the envelope ends at `radial_basis.cutoff`; "
+    hint = ("Each convolution's result is added to the features; the harmonics are those of `dir_ij`; the envelope ends at `radial_basis.cutoff`; "
             "the readout mixes columns F to 4F, and each system is summed.")
+    turning = "Columns F to 4F unfold to (N, F, 3), with the three components of a channel side by side. Nothing may be added to vectors, no bias either."
     for lmax, F in ((1, 6), (2, 4)):
         make, theirs = (lambda c=c: c(F, 2, SimpleRBF(10, 3.0), 2, lmax=lmax) for c in (SimpleEqNet, reference.SimpleEqNet))
-        ask_network(make, theirs, "SimpleEqNet", "vector", "system", lambda b: (b.n_mols, 3), hint)
-    refuses(lambda: SimpleEqNet(4, 1, SimpleRBF(10, 3.0), 2, lmax=0), "lmax=0")
+        ask_network(make, theirs, "SimpleEqNet", "vector", "system", lambda b: (b.n_mols, 3), hint, turning)
+    ask_options(SimpleEqNet, reference.SimpleEqNet, "SimpleEqNet")
+    basis = SimpleRBF(10, 3.0)
+    refuses(lambda: SimpleEqNet(4, 1, basis, 2, lmax=0), "lmax=0")
+    refuses(lambda: SimpleEqNet(4, 0, basis, 2), "n_interactions=0, which `_check_sizes` refuses,")
+    refuses(lambda: SimpleEqNet(4, 1, basis, 2)(trimers()), "A batch in float64 for a network in float32, which `_check_batch` refuses,")
 
-# %% ../../nbs/lab/checks_so3net.ipynb #7eba5c5d
+# %% ../../nbs/lab/checks_so3net.ipynb #5ff283e8
 def ask_planes(answer, theirs, name:str, sizes, hint:str, symmetry:str="")->None: # sizes: arguments of the constructor, lmax and channels first
     "The questions to a layer from planes to planes of the same shape."
     for lmax, F, *more in sizes:
@@ -161,7 +175,8 @@ def ask_planes(answer, theirs, name:str, sizes, hint:str, symmetry:str="")->None
 def check_body(BodyOrder):
     "Features plus their product with a mix of themselves."
     takes(BodyOrder, "BodyOrder", "lmax", "feature_dimension")
-    ask_planes(BodyOrder, reference.BodyOrder, "BodyOrder", ((1, 4), (2, 3), (0, 2)), "It is x plus the product of x with `mix(x)`, weighted by `weight`.",
+    ask_planes(BodyOrder, reference.BodyOrder, "BodyOrder", ((1, 4), (2, 3), (0, 2)),
+               "It is x plus the product of x with `mix(x)`, weighted by `weight`, with the coefficients that `tensor_product` has.",
                "Vectors are multiplied by `tensor_product`, not component by component.")
     wide = BodyOrder(2, 64).weight.detach().std()
     if not 0.8 < wide < 1.2: raise Wrong(f"Fresh weights of BodyOrder should have a standard deviation of 1, but yours have {wide:.2g}.")
@@ -171,9 +186,12 @@ def check_gate(Gate):
     "Scalars activated, the others multiplied by gates."
     takes(Gate, "Gate", "lmax", "feature_dimension", "activation")
     hint = "Scalars pass the activation. Planes of degree l are multiplied by sigmoid(x[0] @ weight[l - 1]), from the scalars as they came in."
-    ask_planes(Gate, reference.Gate, "Gate", ((1, 4), (2, 3), (2, 3, nn.Tanh), (0, 2)), hint, "No function may act on the components of a vector one by one.")
+    ask_planes(Gate, reference.Gate, "Gate", ((1, 4), (2, 3), (2, 3, nn.Tanh), (0, 2)), hint,
+               "All planes of a degree are multiplied by the same gate, made of scalars; no function may act on the components of a vector one by one.")
+    wide = Gate(2, 64).weight.detach().std() * 8
+    if not 0.8 < wide < 1.2: raise Wrong(f"Fresh weights of Gate(2, 64) should have a standard deviation of 1/√64 = 0.125, but yours have {wide / 8:.2g}.")
 
-# %% ../../nbs/lab/checks_so3net.ipynb #88e05639
+# %% ../../nbs/lab/checks_so3net.ipynb #3779ee77
 @checker("ex_3_13")
 def check_interaction(Interaction):
     "From scalars and from all degrees."
@@ -193,6 +211,10 @@ def check_interaction(Interaction):
               "The order is convolution, body, gate, mix; then the features are added to what comes out.")
         gradients_reach(layer, step(layer, batch), "Interaction")
         step(Interaction(lmax, 4, 10, lmax_in=lmax_in), trimers(torch.float32))
+    mine, oracle = (c(1, 4, 10, nn.Tanh, 0).double() for c in (Interaction, reference.Interaction))
+    transplant(mine, oracle, "Interaction")
+    def step(layer): return layer(planes_of(batch, 0, 4), *edges(batch, 1), batch.idx_i, batch.idx_j)
+    equal(step(mine), step(oracle), "Interaction with another activation", "Hand the activation on to the convolution and to the gate.")
 
 # %% ../../nbs/lab/checks_so3net.ipynb #bd78bef6
 @checker("ex_3_14")
@@ -214,19 +236,22 @@ def check_readout(Readout):
     transplant(tanh, oracle, "Readout")
     equal(tanh(x.float()), oracle(x.float()), "Readout with another activation", "Use the activation that is handed in.", 1e-5)
 
-# %% ../../nbs/lab/checks_so3net.ipynb #1fb3b2e9
+# %% ../../nbs/lab/checks_so3net.ipynb #c042d895
 @checker("ex_3_15")
 def check_eqnet(EqNet):
     "The parts put together, for two orders, and what it refuses."
     takes(EqNet, "EqNet", "feature_dimension", "n_interactions", "radial_basis", "n_elements", "lmax", "irreps_out")
-    hint = "Does x pass every interaction, which adds the residual itself, and then the readout? Does the envelope end at `radial_basis.cutoff`?"
-    for F, n, lmax, irreps, dim in ((4, 2, 1, "1x1o", 3), (3, 1, 2, "1x0e+1x2e", 6)):
+    hint = ("Does x pass every interaction, each with weights of its own and its residual inside, and then the readout? "
+            "Does the envelope end at `radial_basis.cutoff`?")
+    turning = "Features begin as one plane, (1, N, F). An interaction adds the residual itself: nothing else may be added."
+    for F, n, lmax, irreps, dim in ((4, 3, 1, "1x1o", 3), (3, 1, 2, "1x0e+1x2e", 6)):
         make, theirs = (lambda c=c: c(F, n, SimpleRBF(10, 3.0), 2, lmax=lmax, irreps_out=irreps) for c in (EqNet, reference.EqNet))
-        ask_network(make, theirs, "EqNet", irreps, "atom", lambda b: (len(b.positions), dim), hint)
+        ask_network(make, theirs, "EqNet", irreps, "atom", lambda b: (len(b.positions), dim), hint, turning)
+    ask_options(EqNet, reference.EqNet, "EqNet")
     basis = SimpleRBF(10, 3.0)
     refuses(lambda: EqNet(4, 0, basis, 2), "n_interactions=0")
     refuses(lambda: EqNet(4, 1, basis, 2, species=(1, 6, 8)), "A species table with three elements for n_elements=2")
-    refuses(lambda: EqNet(4, 1, basis, 2)(trimers()), "A batch in float64 for a network in float32")
+    refuses(lambda: EqNet(4, 1, basis, 2)(trimers()), "A batch in float64 for a network in float32, which `_check_batch` refuses,")
     refuses(lambda: EqNet(4, 1, basis, 2, species=(1, 6))(trimers(torch.float32)), "A batch with another species table")
 
 @checker("ex_3_16")
