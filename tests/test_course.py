@@ -13,8 +13,9 @@ import nbformat
 import pytest
 
 from eqbook import course
-from eqbook.course import MARKER, course_files, exercise_list, progress, progress_csv, progress_table, start
-from eqbook.exercises import keep
+from eqbook.course import MARKER, course_files, progress, progress_csv, progress_table, start
+from eqbook.exercises import catalogue
+from eqbook.records import keep
 
 EXERCISES = {"ex_1_1": dict(notebook="01_a", title="first"), "ex_1_2": dict(notebook="01_a", title="second"), "ex_2_1": dict(notebook="02_b", title="third")}
 
@@ -37,11 +38,11 @@ def test_course_of_this_edition(tmp_path):
     done = start(tmp_path / "course")
     assert set(done) == {"added"} and list(start(tmp_path / "course")) == ["same"]
     found = files(tmp_path / "course")
-    notebooks = {e["notebook"] for e in exercise_list().values()}
+    notebooks = {e["notebook"] for e in catalogue().values()}
     assert {f"{n}.ipynb" for n in notebooks} | {"README.md", "environment.ipynb", MARKER} <= set(found) and "exercises.json" not in found
     for name in found:
         if name.endswith(".ipynb"): nbformat.validate(nbformat.read(tmp_path / "course" / name, as_version=4))
-    for k, e in exercise_list().items():
+    for k, e in catalogue().items():
         lines = [line for line in e["solution"].splitlines() if line not in e["stub"] and len(line.strip()) > 40]
         code = "\n".join(c.source for c in nbformat.read(tmp_path / "course" / f"{e['notebook']}.ipynb", as_version=4).cells)
         assert not lines or lines[-1].strip() not in code, k
@@ -116,8 +117,8 @@ def test_refused_folders_stay_as_they_are(tmp_path):
 def test_what_check_stores_is_read(tmp_path, monkeypatch):
     "The two sides of the progress file agree."
     start(tmp_path)
-    k, e = next(iter(exercise_list().items()))
-    keep(k, lambda record: dict(passed=True, attempts=record["attempts"] + 2, first_passed="2026-11-22T14:00:00+00:00"), tmp_path)
+    k, e = next(iter(catalogue().items()))
+    keep(k, e, lambda record: dict(passed=True, attempts=record["attempts"] + 2, first_passed="2026-11-22T14:00:00+00:00"), tmp_path)
     rows, faults = progress([tmp_path])
     row = next(r for r in rows if r["exercise"] == k)
     assert not faults and row["passed"] and row["attempts"] == 2 and sum(r["passed"] for r in rows) == 1 and row["chapter"] == e["notebook"]
