@@ -62,7 +62,7 @@ def check_point_charges(point_charges):
     ask_charges(point_charges, [TorchAtoms(atoms, 3.0, (1, 8)) for atoms in frames], "water clusters in float32", 1e-4)
     refuses(lambda: point_charges(salts(["OH2", "OH"], known, (1, 8))), "Training on OH2 and OH, which no charges but zero leave neutral,")
 
-# %% ../../nbs/lab/checks_dipoles.ipynb #ae5be048
+# %% ../../nbs/lab/checks_dipoles.ipynb #2bac4717
 class Moments(nn.Module):
     "Atomic moments as parameters, charges, dipoles and so on: the same for every batch of this size."
     def __init__(self, n_atoms:int, dim:int):
@@ -97,14 +97,14 @@ def ask_readout(answer, theirs, name:str, irreps:str, dim:int, kind:str, hint:st
 @checker("ex_3_18")
 def check_dipole(Dipole):
     "Charges times positions plus atomic dipoles."
-    hint = "It is the sum of charges times positions from the origin, plus the atomic dipoles."
+    hint = "It is the sum of charges times positions from the origin of each system, plus the atomic dipoles."
     ask_readout(Dipole, reference.Dipole, "Dipole", "1x0e+1x1o", 4, "vector", hint)
     refuses(lambda: Dipole(Moments(2, 4), total=1.), "total=1 without an origin")
 
 @checker("ex_3_21")
 def check_quadrupole(Quadrupole):
     "The same, one order up."
-    hint = "It is 3/2 (q r + 2 μ) coupled with r, plus the atomic quadrupoles, with r from the origin."
+    hint = "It is 3/2 (q r + 2 μ) coupled with r, plus the atomic quadrupoles, with r from the origin of each system."
     ask_readout(Quadrupole, reference.Quadrupole, "Quadrupole", "1x0e+1x1o+1x2e", 9, "1x2e", hint)
 
 # %% ../../nbs/lab/checks_dipoles.ipynb #790816f7

@@ -104,11 +104,11 @@ def check_accuracy(accuracy):
     equal(weights[accuracy], weights[reference.accuracy], "The weight of a toy after three steps with lr=0.05",
           "Use Adam and the mean of softplus(-label · output), and make at most `steps` steps.", 1e-7)
 
-# %% ../../nbs/lab/checks_expressivity.ipynb #be94595f
+# %% ../../nbs/lab/checks_expressivity.ipynb #beaa2b11
 @checker("ex_3_24")
 def check_chain(bent_chain):
     "Positions, pairs and labels for several lengths."
-    takes(bent_chain, "bent_chain", "k")
+    takes(bent_chain, "bent_chain", "k", "bond")
     for k, bond in ((4, 1.0), (1, 1.0), (3, 1.5)):
         call, found = f"bent_chain({k}, bond={bond})", runs(bent_chain, k, bond=bond, on=f"k={k} and bond={bond}")
         if not isinstance(found, (list, tuple)) or len(found) != 2 or not all(hasattr(a, "positions") for a in found):

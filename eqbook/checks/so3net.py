@@ -156,7 +156,7 @@ def check_simple(SimpleEqNet):
     refuses(lambda: SimpleEqNet(4, 0, basis, 2), "n_interactions=0, which `_check_sizes` refuses,")
     refuses(lambda: SimpleEqNet(4, 1, basis, 2)(trimers()), "A batch in float64 for a network in float32, which `_check_batch` refuses,")
 
-# %% ../../nbs/lab/checks_so3net.ipynb #5ff283e8
+# %% ../../nbs/lab/checks_so3net.ipynb #7a9b7b96
 def ask_planes(answer, theirs, name:str, sizes, hint:str, symmetry:str="")->None: # sizes: arguments of the constructor, lmax and channels first
     "The questions to a layer from planes to planes of the same shape."
     for lmax, F, *more in sizes:
@@ -176,7 +176,7 @@ def check_body(BodyOrder):
     "Features plus their product with a mix of themselves."
     takes(BodyOrder, "BodyOrder", "lmax", "feature_dimension")
     ask_planes(BodyOrder, reference.BodyOrder, "BodyOrder", ((1, 4), (2, 3), (0, 2)),
-               "It is x plus the product of x with `mix(x)`, weighted by `weight`, with the coefficients that `tensor_product` has.",
+               "It is x plus the product of x with `mix(x)`, in this order, weighted by `weight`, with the coefficients that `tensor_product` has.",
                "Vectors are multiplied by `tensor_product`, not component by component.")
     wide = BodyOrder(2, 64).weight.detach().std()
     if not 0.8 < wide < 1.2: raise Wrong(f"Fresh weights of BodyOrder should have a standard deviation of 1, but yours have {wide:.2g}.")
