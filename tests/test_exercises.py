@@ -3,10 +3,10 @@ import ast
 import importlib
 import json
 import math
+import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import nbformat
@@ -80,9 +80,10 @@ def test_exercises_are_numbered_in_reading_order():
 
 
 def test_all_notebooks_are_made_in_ten_seconds(tmp_path):
-    start = time.process_time()
+    def busy(): return sum(os.times()[:4])  # of this process and of pandoc's, however loaded the machine is
+    start = busy()
     made = generate(root/"nbs", root/"results", tmp_path/"made", addresses(root))
-    assert time.process_time() - start < 10 and made == catalogue()
+    assert busy() - start < 10 and made == catalogue()
     assert {p.stem for p in (tmp_path/"made").glob("*.ipynb")} == set(CHAPTERS)
 
 
