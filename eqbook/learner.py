@@ -21,7 +21,7 @@ from pathlib import Path
 from .exercises import stub
 from .experiments.core import write_file, write_json
 
-# %% ../nbs/lab/learner.ipynb #8543f0f1
+# %% ../nbs/lab/learner.ipynb #150ca22f
 def directives(source:str, # a code cell
               )->dict:     # name -> text behind it
     "The `#|` lines at the head of a cell."
@@ -41,7 +41,7 @@ def code_of(source:str, # a code cell
 def is_bookkeeping(cell)->bool:
     "Is it a cell that only makes the package or the book?"
     if cell.cell_type != "code": return cell.cell_type == "raw"
-    return not {"default_exp", "solution"}.isdisjoint(directives(cell.source)) or "nbdev_export()" in cell.source
+    return not {"default_exp", "solution"}.isdisjoint(directives(cell.source)) or "nbdev_export" in cell.source
 
 # %% ../nbs/lab/learner.ipynb #1bacc9cb
 @dataclass(frozen=True)
