@@ -143,7 +143,7 @@ def read_run(folder)->tuple: # parts, state
         if header.get("step") != state["step"]: raise ValueError(f"{folder}/{name}: step {header.get('step')}, state.json is at step {state['step']}")
     return parts, state
 
-# %% ../nbs/lab/checkpoints.ipynb #f3c50d82
+# %% ../nbs/lab/checkpoints.ipynb #38e8601f
 ABSENT = object() # in place of a value
 
 def differences(there,       # what JSON can hold
@@ -153,7 +153,9 @@ def differences(there,       # what JSON can hold
     "Where two JSON values differ, by name."
     if isinstance(there, dict) and isinstance(here, dict):
         return [line for k in sorted({*there, *here}) for line in differences(there.get(k, ABSENT), here.get(k, ABSENT), f"{name}.{k}" if name else k)]
-    def say(x): return "nothing" if x is ABSENT else json.dumps(x)
+    def say(x):
+        text = "nothing" if x is ABSENT else json.dumps(x)
+        return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)" # hashes of frames fill pages
     return [] if there == here else [f"{name}: {say(there)} there, {say(here)} here"]
 
 def fingerprint(tensors:Iterable[torch.Tensor])->str: # 16 hexadecimal digits

@@ -6,8 +6,8 @@
 __all__ = ['app', 'Data', 'Key', 'main', 'start_command', 'progress_command', 'doctor_command', 'demo_command', 'train_command',
            'evaluate_command', 'check_symmetry_command', 'data_command', 'reproduce', 'bench']
 
-# %% ../nbs/lab/cli.ipynb #02f6af1e
-import json
+# %% ../nbs/lab/cli.ipynb #bbb3a893
+import json, shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -33,9 +33,9 @@ def _options(context:typer.Context,
 Data = Annotated[str, typer.Option(help="gfn2, minima, water (embedded), pbe0 (public) or an extended XYZ file.")]
 Key = Annotated[Optional[list[str]], typer.Option(help="Of a file: NAME=KEY, may be repeated.")]
 
-# %% ../nbs/lab/cli.ipynb #b4086007
+# %% ../nbs/lab/cli.ipynb #6f1d2831
 @app.command("start")
-def start_command(folder:Annotated[Path, typer.Argument(help="The folder to make, or an existing course.")], quiet:Quiet=False):
+def start_command(folder:Annotated[str, typer.Argument(help="The folder to make, or an existing course.")], quiet:Quiet=False):
     """Make a course, or bring one to this edition.
 
     Exercise notebooks, a README and a page that checks the installation. Your work is never overwritten.
@@ -44,13 +44,16 @@ def start_command(folder:Annotated[Path, typer.Argument(help="The folder to make
     Examples:
       eqbook start my-course
       eqbook start .            (in a course, after pip install -U eqbook)"""
+    if not folder.strip(): raise ValueError("name a folder, for instance: eqbook start my-course")
     from eqbook.course import start, start_report
     done = start(folder)
-    if not quiet: typer.echo(start_report(folder, done) + (f"\nnext: cd {folder}, then jupyter lab" if "README.md" in done.get("added", []) else ""))
+    advice = f"\nnext: cd {shlex.quote(folder)}, then jupyter lab" if "README.md" in done.get("added", []) else ""
+    if not quiet: typer.echo(start_report(folder, done) + advice)
 
 @app.command("progress")
 def progress_command(folders:Annotated[list[Path], typer.Argument(help="Course folders, one for each student.")],
-                     csv:Annotated[bool, typer.Option("--csv", help="One row for each student and exercise, for a spreadsheet.")]=False, quiet:Quiet=False):
+                     csv:Annotated[bool, typer.Option("--csv", help="One row for each student and exercise, for a spreadsheet.")]=False,
+                     quiet:Annotated[bool, typer.Option("--quiet", "-q", help="Changes nothing: all that is printed is the result.")]=False):
     """Print which exercises are solved.
 
     \b
@@ -97,7 +100,7 @@ def demo_command(
         report = demo(data, pairs(key), out, epochs, seed, not quiet)
     typer.echo(report_table(report))
 
-# %% ../nbs/lab/cli.ipynb #ef5e1dc6
+# %% ../nbs/lab/cli.ipynb #0fa69b94
 @app.command("train")
 def train_command(
         model:Annotated[str, typer.Argument(help="invnet, simpleeqnet or eqnet.")],
@@ -113,7 +116,7 @@ def train_command(
         ema:Annotated[Optional[float], typer.Option(help="Decay of a mean of the weights, for instance 0.99.")]=None,
         features:Annotated[int, typer.Option(min=1, help="Channels.")]=32,
         interactions:Annotated[int, typer.Option(min=1, help="Interaction blocks.")]=3,
-        lmax:Annotated[int, typer.Option(min=0, max=4, help="Degree of equivariant features.")]=1,
+        lmax:Annotated[Optional[int], typer.Option(min=0, max=4, help="Degree of equivariant features, not of invnet; default: 1.")]=None,
         cutoff:Annotated[float, typer.Option(help="Radius of the neighbourhood, Angstrom.")]=5.,
         seed:Annotated[int, typer.Option(help="Of weights and batches.")]=0,
         dtype:Annotated[str, typer.Option(help="float32 or float64.")]="float32",
@@ -130,23 +133,24 @@ def train_command(
       eqbook train invnet --target charges --out q --resume
       eqbook train eqnet --target dipole --data pbe0 --lmax 2 --out mu
       eqbook train eqnet --target energy --data my.xyz --key energy=E --key forces=F --out pes"""
-    with work(quiet, "; the same command with --resume goes on"):
+    def goes_on(): return "; the same command with --resume goes on" if (out / "model.json").exists() else "" # no promise before it is there
+    with work(quiet, goes_on):
         from eqbook.jobs import train_model, training_table
-        network = dict(features=features, interactions=interactions, lmax=lmax)
+        network = dict(features=features, interactions=interactions) | ({} if lmax is None else dict(lmax=lmax))
         report = train_model(model, target, out, data, pairs(key), cutoff, network, seed, dtype, resume, epochs=epochs, patience=patience,
                              batch_size=batch_size, lr=lr, schedule=schedule, ema=ema, device=device, devices=devices, nodes=nodes,
                              progress=not quiet)
     if speaks(): typer.echo(training_table(report))
 
-# %% ../nbs/lab/cli.ipynb #85755011
+# %% ../nbs/lab/cli.ipynb #0cd13509
 @app.command("evaluate")
 def evaluate_command(
-        model:Annotated[str, typer.Argument(help="A training folder, or water-charges, water-dipoles, water-energy.")],
+        model:Annotated[str, typer.Argument(help="A training folder; if there is none of this name, water-charges, water-dipoles or water-energy.")],
         data:Annotated[Optional[str], typer.Option(help="As for eqbook train; default: the data of its training.")]=None,
         key:Key=None, quiet:Quiet=False):
     """Print the errors of a trained network.
 
-    Frames that it was trained on are left out.
+    Frames that it was trained on, or validated with, are left out; how many is said.
 
     \b
     Examples:
@@ -154,7 +158,7 @@ def evaluate_command(
       eqbook evaluate water-dipoles --data my.xyz --key dipole=mu"""
     with work(quiet):
         from eqbook.jobs import evaluate_model, evaluation_table
-        report = evaluate_model(model, data, pairs(key))
+        report = evaluate_model(model, data, pairs(key), not quiet)
     typer.echo(evaluation_table(report))
 
 @app.command("check-symmetry")
@@ -163,6 +167,7 @@ def check_symmetry_command(
         args:Annotated[str, typer.Option(help="Arguments of the class, as JSON.")]="{}",
         output:Annotated[str, typer.Option(help="scalar, vector, pseudovector, or irreps such as 1x0e+1x1o.")]="scalar",
         group:Annotated[Optional[str], typer.Option(help="SO(3), O(3), T(3), SE(3), E(3), S(N), joined by +; default E(3)+S(N).")]=None,
+        per:Annotated[Optional[str], typer.Option(help="What a row of the output belongs to, atom or system; default: told from their number.")]=None,
         cutoff:Annotated[float, typer.Option(help="Of the graphs, Angstrom.")]=5., quiet:Quiet=False):
     """Test which symmetries your network keeps.
 
@@ -176,16 +181,18 @@ def check_symmetry_command(
     try: arguments = json.loads(args)
     except ValueError as error: raise ValueError(f"--args {args}: not JSON ({error})") from None
     if not isinstance(arguments, dict): raise ValueError(f"--args {args}: write a JSON object, for instance {{\"width\": 16}}")
-    with work(quiet): report = check_symmetry(where, arguments, output, group, cutoff)
+    with work(quiet):
+        try: report = check_symmetry(where, arguments, output, group, cutoff, per=per)
+        except ValueError as error: raise ValueError(str(error).replace('per="system"', "--per system")) from error
     if not quiet: typer.echo(report)
     if words := broken_words(report): raise ValueError(f"{where} is not {'invariant' if output == 'scalar' else 'equivariant'}: {words}")
 
-# %% ../nbs/lab/cli.ipynb #ba5ef7f9
+# %% ../nbs/lab/cli.ipynb #162d62a4
 @app.command("data")
 def data_command(action:Annotated[str, typer.Argument(help="list, fetch or make.", autocompletion=completion(["list", "fetch", "make"]))]="list",
                  name:Annotated[Optional[str], typer.Argument(help="Of the data set.")]=None,
                  out:Annotated[Optional[Path], typer.Option(help="File to make; default: NAME.npz.")]=None,
-                 seed:Annotated[int, typer.Option(help="Of all randomness, when a set is made.")]=0, quiet:Quiet=False):
+                 seed:Annotated[Optional[int], typer.Option(help="Of all randomness, when a set is made; default: 0.")]=None, quiet:Quiet=False):
     """List the data sets, fetch a public one, make one again.
 
     A set is fetched once; EQBOOK_DATA_DIR names a folder of files that you have already.
@@ -198,16 +205,21 @@ def data_command(action:Annotated[str, typer.Argument(help="list, fetch or make.
       eqbook data make gfn2 --out gfn2.npz"""
     from eqbook.jobs import dataset_table, fetch_dataset, make_dataset
     if action not in ("list", "fetch", "make"): raise ValueError(f"eqbook data {action}: write list, fetch NAME or make NAME")
+    if action != "make" and (out is not None or seed is not None): raise ValueError(f"eqbook data {action}: --out and --seed are for eqbook data make")
+    if action != "list" and name is None: raise ValueError(f"eqbook data {action}: which one? eqbook data list")
+    if action == "list" and name: raise ValueError("eqbook data list takes no name: it lists all")
     if action == "list": return typer.echo(dataset_table())
-    if name is None: raise ValueError(f"eqbook data {action}: which one? eqbook data list")
     out = out or Path(f"{name}.npz")
-    with work(quiet, "; the same command goes on"): done = fetch_dataset(name) if action == "fetch" else make_dataset(name, out, seed)
+    if action == "fetch":
+        with work(quiet): done = fetch_dataset(name)
+    else:
+        with work(quiet, lambda: "; the same command goes on after the last finished part"): done = make_dataset(name, out, seed or 0)
     typer.echo(done or f"wrote {out}")
 
-# %% ../nbs/lab/cli.ipynb #94b912fc
+# %% ../nbs/lab/cli.ipynb #116e7777
 def _run(name, registry, out, quiet):
     if name is None: return typer.echo("\n".join(f"{k:{max(map(len, registry))}}  {about}" for k, (_, about) in registry.items()))
-    with work(quiet, "; the same command goes on after the last finished part"): path = record(name, registry, out)
+    with work(quiet, lambda: "; the same command goes on after the last finished part"): path = record(name, registry, out)
     typer.echo(f"wrote {path}")
 
 @app.command()
@@ -222,7 +234,8 @@ def reproduce(name:Annotated[Optional[str], typer.Argument(help="An experiment."
     Examples:
       eqbook reproduce --list
       eqbook reproduce water-charges"""
-    _run(None if list_ else name, EXPERIMENTS, out, quiet)
+    if list_ and name: raise ValueError(f"--list lists all experiments: leave out {name}, or --list to run it")
+    _run(name, EXPERIMENTS, out, quiet)
 
 @app.command()
 def bench(name:Annotated[Optional[str], typer.Argument(help="A benchmark.", autocompletion=completion(BENCHMARKS))]=None,

@@ -50,17 +50,18 @@ def run(app:typer.Typer): # with its commands
     close()
     raise SystemExit(code)
 
-# %% ../nbs/lab/console.ipynb #991adf47
+# %% ../nbs/lab/console.ipynb #e11d100b
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only: no progress bar, no remarks.")]
 
 @contextmanager
 def work(quiet:bool,     # swallow what is written to stderr
-         goes_on:str="", # what to do after Ctrl-C
+         goes_on:Callable=lambda: "", # asked after Ctrl-C: what to do now
         ):
-    "Progress bars are shown or swallowed; Ctrl-C becomes a line."
+    "Progress bars are shown or swallowed; Ctrl-C becomes a line, and so does code that ends the program: nothing was finished."
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere if quiet else sys.stderr): yield
-    except KeyboardInterrupt as stop: raise Stopped(f"{str(stop) or 'stopped'}{goes_on}") from None
+    except KeyboardInterrupt as stop: raise Stopped(f"{str(stop) or 'stopped'}{goes_on()}") from None
+    except SystemExit as stop: raise ValueError(f"the work ended itself before it was done, {stop!r}") from stop
 
 def pairs(given:Optional[list], # of strings NAME=KEY
          )->Optional[dict]:      # name -> key

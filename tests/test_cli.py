@@ -17,6 +17,8 @@ import pytest
 
 from eqbook import console
 from eqbook.cli import main
+from eqbook.datasets.core import split
+from eqbook.jobs import sizes
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = shutil.which("eqbook", path=Path(sys.executable).parent)
@@ -42,6 +44,30 @@ def waters(n=24, seed=0):
         yield atoms
 
 
+def held_back():
+    "Indices of the test frames among 24 frames of a file."
+    frames = [ase.Atoms(info={"k": k}) for k in range(24)]
+    return [f.info["k"] for f in split(frames, **sizes(frames, "own.xyz"))[2]]
+
+
+USER = """from __future__ import annotations
+from dataclasses import dataclass
+import torch
+CONST = 3
+@dataclass
+class Distances:
+    power: float = 1.0
+    def __call__(self, batch): return torch.zeros(len(batch.positions), 1, dtype=torch.float64).index_add(0, batch.idx_i, batch.d_ij[:, None] ** self.power)
+class Wide:
+    def __init__(self, width): pass
+    def __call__(self, batch): return batch.positions.new_ones(3, 1)
+class Leaves(Distances):
+    def __call__(self, batch): raise SystemExit(3)
+class Mute: pass
+def flat(batch): return batch.positions.new_ones(3)
+"""
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     "Data files, good and bad, a layer that is not invariant, and a training of two epochs in net/."
@@ -60,7 +86,13 @@ def workshop(tmp_path_factory):
     sulfur[7].numbers[0] = 16
     put("sulfur.xyz", sulfur)
     put("others.xyz", list(waters(seed=9)))
+    last = [f.copy() for f in frames]
+    last[held_back()[0]].numbers[0] = 16
+    put("last.xyz", last)
     (folder / "layers.py").write_text("class Slanted:\n    def __call__(self, batch): return batch.positions[:, :1]\n")
+    (folder / "user.py").write_text(USER)
+    (folder / "leaves.py").write_text("import sys\nsys.exit(0)\n")
+    (folder / "nul.py").write_bytes(b"x = 1\0")
     done = eqbook(*TRAIN, "--out", "net", "--quiet", cwd=folder)
     assert done.returncode == 0 and done.stderr == "" and "MAE" in done.stdout, done.stderr
     return folder
@@ -126,13 +158,21 @@ def test_a_mistake_is_one_line(args, words, workshop):
     ((*TRAIN, "--dtype", "float16", "--out", "new"), "float32 or float64", 1),
     ((*TRAIN, "--out", "own.xyz"), "own.xyz is a file", 1),
     ((*TRAIN, "--out", "new", "--resume"), "no training run to continue", 1),
+    ((*TRAIN, "--data", "others.xyz", "--out", "net", "--resume"), "characters) here", 1),
     ((*TRAIN, "--out", "new", "--epochs", "0"), "--epochs", 2),
     (("train", "invnet"), "--target", 2),
     (("evaluate", "nothing"), "water-", 1),
     (("evaluate", "net", "--data", "others.xyz"), "others.xyz, frame 0: no charges", 1),
     ((*TRAIN, "--data", "nowhere.xyz", "--out", "new"), "nowhere.xyz: no such file", 1),
     ((*TRAIN, "--out", "/sys/eqbook"), "/sys/eqbook", 1),
-    (("evaluate", "net", "--data", "sulfur.xyz", "--key", "charges=my_charges"), "has S; the model has seen", 1),
+    (("evaluate", "net", "--data", "sulfur.xyz", "--key", "charges=my_charges"), "sulfur.xyz, frame 7 has S; the model has seen H, O only", 1),
+    ((*TRAIN, "--data", "last.xyz", "--out", "new"), f"last.xyz, frame {held_back()[0]} has S; the model has seen H, O only", 1),
+    ((*TRAIN, "--lr", "0", "--out", "new"), "lr=0: it must be above zero", 1),
+    ((*TRAIN, "--lr", "nan", "--out", "new"), "lr=nan: it must be above zero", 1),
+    ((*TRAIN, "--cutoff", "1e9", "--out", "new"), "cutoff=1e+09: it must be above zero and at most 100", 1),
+    ((*TRAIN, "--lmax", "3", "--out", "new"), "--lmax is for simpleeqnet and eqnet", 1),
+    ((*TRAIN, "--device", "gpu", "--out", "new"), "write auto, cpu, cuda", 1),
+    ((*TRAIN, "--device", "cuda:99", "--out", "new"), "eqbook doctor", 1),
     (("bench", "fast"), "there are neighbours", 1),
     (("data", "fetch", "qm9"), "there are gfn2", 1),
     (("data", "make", "pbe0"), "there are gfn2", 1),
@@ -140,6 +180,22 @@ def test_a_mistake_is_one_line(args, words, workshop):
     (("progress", "net"), "net: no course", 1),
     (("check-symmetry", "layers.py:Upright"), "its classes are Slanted", 1),
     (("check-symmetry", "layers.py:Slanted", "--args", "{"), "not JSON", 1),
+    (("check-symmetry", "leaves.py:Net"), "leaves.py, line 2: it ends the program, SystemExit(0)", 1),
+    (("check-symmetry", "user.py:Leaves"), "user.py, line 13: it ends the program, SystemExit(3)", 1),
+    (("check-symmetry", "nul.py:Net"), "nul.py: ", 1),
+    (("check-symmetry", "user.py:CONST"), "no class and no function, but 3; its classes are Distances, Wide", 1),
+    (("check-symmetry", "user.py:Mute"), "cannot be called with a batch", 1),
+    (("check-symmetry", "user.py:Wide"), "missing 1 required positional argument: 'width'; give the arguments of the class with --args", 1),
+    (("check-symmetry", "user.py:Wide", "--args", '{"with": 3}'), "unexpected keyword argument 'with'; give the arguments", 1),
+    (("check-symmetry", "user.py:Wide", "--args", '{"width": 3}'), "say --per system", 1),
+    (("check-symmetry", "user.py:flat", "--args", '{"width": 3}'), "flat is no class", 1),
+    (("check-symmetry", "user.py:Distances", "--per", "cluster"), "not 'cluster'", 1),
+    (("check-symmetry", "user.py:Distances", "--cutoff", "-1"), "cutoff=-1: it must be above zero", 1),
+    (("data", "fetch", "pbe0", "--seed", "1"), "--out and --seed are for eqbook data make", 1),
+    (("data", "list", "--out", "x.npz"), "--out and --seed are for eqbook data make", 1),
+    (("data", "list", "gfn2"), "takes no name", 1),
+    (("reproduce", "water-charges", "--list"), "leave out water-charges", 1),
+    (("start", ""), "name a folder", 1),
     (("check-symmetry", "layers.py:Slanted", "--group", "SU(2)"), "unknown group", 1),
     (("dance",), "dance", 2),
 ])
@@ -148,7 +204,7 @@ def test_more_mistakes(args, words, code, workshop, capfd, monkeypatch):
     before = content(workshop)
     done = subprocess.CompletedProcess(args, inside(*args), *capfd.readouterr())
     one_line(done, words, code)
-    assert content(workshop) == before
+    assert len(done.stderr) < 1500 and content(workshop) == before
 
 
 def test_what_was_good_survives_a_full_disk(workshop, tmp_path):
@@ -201,7 +257,7 @@ def test_own_training_frames_are_left_out(workshop, tmp_path, capfd, monkeypatch
     monkeypatch.chdir(workshop)
     for args in ((), ("--data", "own.xyz"), ("--data", "own.xyz", "--key", "charges=my_charges")):
         assert inside("evaluate", "net", *args) == 0
-        assert "3 frames, those held back" in capfd.readouterr().out
+        assert "3 frames; 21 others belong to its training\n" in capfd.readouterr().out
     assert inside("evaluate", "net", "--data", "others.xyz", "--key", "charges=my_charges") == 0
     assert "24 frames\n" in capfd.readouterr().out
     monkeypatch.chdir(tmp_path)
@@ -209,7 +265,101 @@ def test_own_training_frames_are_left_out(workshop, tmp_path, capfd, monkeypatch
     assert "own.xyz, which is not here: name data with --data" in capfd.readouterr().err
 
 
+def test_training_frames_are_known_in_every_file(workshop, tmp_path, capfd, monkeypatch):
+    "Written anew, in other company, in another order; and a folder that does not say its frames is told so."
+    monkeypatch.chdir(tmp_path)
+    frames, others = list(waters()), list(waters(seed=9))
+    evaluate = ("evaluate", "net", "--data", "mixed.xyz", "--key", "charges=my_charges")
+    def answer():
+        assert inside(*evaluate) == 0
+        return capfd.readouterr().out
+    shutil.copytree(workshop / "net", "net")
+    for chosen, words in ((frames[::-1], "3 frames; 21 others belong"), ([*frames, *others], "27 frames; 21 others belong"),
+                          ([*others, frames[held_back()[0]]], "25 frames\n")):
+        ase.io.write("mixed.xyz", chosen, format="extxyz")
+        assert f"mixed.xyz: {words}" in answer()
+    card = json.loads(Path("net/model.json").read_text())
+    del card["about"]["data"]["seen"], card["about"]["split"]
+    for data in (card["about"]["data"], {}, "my frames"):
+        Path("net/model.json").write_text(json.dumps({**card, "about": {**card["about"], "data": data}}))
+        assert "25 frames; which of them it was trained on is not known, none could be left out" in answer()
+    assert inside("evaluate", "net") == 1 and "name data with --data" in capfd.readouterr().err
+
+
+def test_a_folder_comes_before_a_pretrained_model(workshop, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(workshop / "net", "water-dipoles")
+    assert inside("evaluate", "water-dipoles", "--data", str(workshop / "own.xyz")) == 0
+    assert "3 frames; 21 others" in (out := capfd.readouterr().out) and "charges" in out
+
+
+def test_one_energy_without_forces(tmp_path, monkeypatch, capfd):
+    "Half of a loss would be lost without a word."
+    from eqbook.datasets.water import load_water
+    monkeypatch.chdir(tmp_path)
+    frames = load_water("gfn2", subset="sizes")[:24]
+    for f in frames: del f.arrays["charges"], f.info["quadrupole"], f.info["dipole"], f.info["start"]
+    first, *rest = frames
+    del first.arrays["forces"]
+    ase.io.write("some.xyz", [first, *rest], format="extxyz")
+    assert inside("train", "invnet", "--target", "energy", "--data", "some.xyz", "--out", "pes") == 1
+    assert "some.xyz, frame 0: no forces, but frame 1 has them" in capfd.readouterr().err and not Path("pes").exists()
+
+
+def test_user_files_in_check_symmetry(workshop, monkeypatch, capfd):
+    "A dataclass with annotations of the future finds its module; its neighbours of the same name are left alone."
+    monkeypatch.chdir(workshop)
+    before = sys.modules.get("user")
+    assert inside("check-symmetry", "user.py:Distances", "--args", '{"power": -1}') == 0 and "holds" in capfd.readouterr().out
+    assert sys.modules.get("user") is before
+    assert inside("check-symmetry", "user.py:Distances", "--per", "atom", "--quiet") == 0 and capfd.readouterr().out == ""
+
+
+def test_ctrl_c_before_anything_is_written(workshop, tmp_path, monkeypatch, capfd):
+    "Nothing is promised that is not there."
+    def stopped(*_, **__): raise KeyboardInterrupt
+    monkeypatch.chdir(workshop)
+    monkeypatch.setattr("eqbook.jobs.labelled_frames", stopped)
+    monkeypatch.setattr("eqbook.jobs.fetch", stopped)
+    for args in ((*TRAIN, "--out", "new"), ("data", "fetch", "pbe0")):
+        assert inside(*args) == 130 and capfd.readouterr().err == "eqbook: stopped\n"
+    assert inside(*TRAIN, "--out", "net", "--resume") == 130 and "--resume goes on" in capfd.readouterr().err
+
+
+def test_ctrl_c_while_the_commands_are_read(tmp_path):
+    "A typer that is interrupted stands in for the first fifth of a second."
+    (tmp_path / "typer.py").write_text("import os, time\nos.kill(os.getpid(), 2)\ntime.sleep(5)\n")
+    done = subprocess.run([sys.executable, "-c", "from eqbook import main\nmain()"], capture_output=True, text=True,
+                          env=environment(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}"))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "eqbook: stopped\n")
+
+
+def test_a_download_that_fails_is_one_short_line(tmp_path):
+    "A closed port, by a name that the libraries would tell in 500 characters."
+    code = ("import sys\nfrom eqbook.datasets import core\nfrom eqbook.cli import main\n"
+            "name = 'waterAims.xyz'\ncore.PUBLIC[name] = core.PublicFile('http://127.0.0.1:9/' + name, core.PUBLIC[name].sha256)\nmain()")
+    asked = {k: v for k, v in environment(XDG_CACHE_HOME=str(tmp_path), NO_PROXY="*").items() if k != "EQBOOK_DATA_DIR"}
+    done = subprocess.run([sys.executable, "-c", code, "data", "fetch", "pbe0"], capture_output=True, text=True, env=asked)
+    one_line(done, "waterAims.xyz (Connection refused). Download it")
+    assert len(done.stderr) < 250 and not list(tmp_path.rglob("*.xyz"))
+
+
+def test_evaluate_shows_a_bar_when_it_takes_long(workshop, monkeypatch, capfd):
+    import eqbook.models
+    answers = eqbook.models._answers
+    def slow(*args):
+        time.sleep(1.1)
+        return answers(*args)
+    monkeypatch.chdir(workshop)
+    evaluate = ("evaluate", "net", "--data", "others.xyz", "--key", "charges=my_charges")
+    assert inside(*evaluate) == 0 and capfd.readouterr().err == ""
+    monkeypatch.setattr(eqbook.models, "_answers", slow)
+    assert inside(*evaluate) == 0 and "24/24" in capfd.readouterr().err
+    assert inside(*evaluate, "--quiet") == 0 and capfd.readouterr().err == ""
+
+
 def test_course_and_class(tmp_path):
+    assert "next: cd 'my course', then" in eqbook("start", "my course", cwd=tmp_path).stdout
     assert "next: cd anna" in eqbook("start", "anna", cwd=tmp_path).stdout
     assert eqbook("start", "anna", "--quiet", cwd=tmp_path).stdout == "" == eqbook("start", "ben", "-q", cwd=tmp_path).stdout
     (tmp_path / "anna" / "01_graphs.progress.json").write_text(json.dumps(dict(notebook="01_graphs", exercises={"ex_1_1": dict(passed=True, attempts=1)})))
@@ -222,9 +372,12 @@ def test_course_and_class(tmp_path):
 
 
 def test_lists(capfd):
-    for args, names in ((["reproduce"], ("water-charges", "water-forces")), (["reproduce", "--list"], ("water-charges",)),
-                        (["bench"], ("neighbours", "scatter", "graphs", "schnet")), (["data"], ("gfn2", "pbe0")), (["data", "list"], ("gfn2",))):
-        assert inside(*args) == 0 and all(name in capfd.readouterr().out for name in names[:1])
+    from eqbook.experiments.core import BENCHMARKS, EXPERIMENTS
+    from eqbook.jobs import DATASETS
+    for args, names in ((["reproduce"], EXPERIMENTS), (["reproduce", "--list"], EXPERIMENTS), (["bench"], BENCHMARKS),
+                        (["data"], DATASETS), (["data", "list"], DATASETS)):
+        assert inside(*args) == 0
+        assert [line.split()[0] for line in capfd.readouterr().out.splitlines()] == list(names)
 
 
 def test_a_bug_is_one_line_and_traceback_shows_it(monkeypatch, capfd):
@@ -254,9 +407,11 @@ def quickest(*command, runs=2):
 
 
 def test_help_is_fast_and_doctor_imports_torch_only():
-    "Beside the time that importing torch takes on this machine."
-    torch = quickest(sys.executable, "-c", "import torch")
-    assert quickest(SCRIPT, "--help") < torch / 2 and quickest(SCRIPT, "doctor") < 2 * torch
+    "In seconds; or, where others are at work on this machine, beside the time that importing torch takes now."
+    torch, shown, doctor = quickest(sys.executable, "-c", "import torch", runs=3), quickest(SCRIPT, "--help", runs=5), quickest(SCRIPT, "doctor", runs=3)
+    print(f"import torch {torch:.2f} s, eqbook --help {shown:.2f} s, eqbook doctor {doctor:.2f} s")
+    assert shown < 0.3 or shown < torch / 3
+    assert doctor < 3 or doctor < 2 * torch
 
 
 @pytest.mark.parametrize("args", [("--help",), (), ("train", "--help"), ("reproduce",), ("--version",), ("data", "list"), ("progress", "--help")])

@@ -88,6 +88,30 @@ def test_energies_without_forces_are_learned():
     assert history[-1]["train"] < history[0]["train"]
 
 
+@pytest.mark.parametrize("target", ["charges", "dipole", "energy"])
+def test_labels_that_are_all_the_same(target):
+    "What rounding leaves of their spread is no unit: the loss is a number, and falls."
+    frames = [Atoms("OHH", np.random.default_rng(k).normal(size=(3, 3))) for k in range(20)]
+    for f in frames:
+        f.arrays["charges"] = np.array([-0.1, 0.05, 0.05]) * 7
+        f.info.update(dipole=np.full(3, 1e-17), energy=-138.1)
+    config = configure("invnet" if target != "dipole" else "eqnet", target, frames, features=8, interactions=1)
+    assert config.unit == 1.0
+    predictor = build(config)
+    graphs = predictor.graphs(frames)
+    history = fit(predictor, graphs[:15], graphs[15:], predictor.loss(), epochs=3, progress=False)
+    assert history[-1]["train"] < history[0]["train"]
+
+
+def test_a_folder_comes_before_a_pretrained_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("water-charges").config.model == pretrained()["water-charges"]["config"]["model"]
+    predictor = small("eqnet", "dipole")
+    write_card("water-charges", predictor.about())
+    write_best("water-charges", predictor.state_dict(), 1, 1.0)
+    assert load("water-charges").config == predictor.config
+
+
 def test_precision_follows_the_model():
     predictor = small("eqnet", "energy").double()
     assert predictor.graphs(FRAMES[:1])[0].positions.dtype == torch.float64

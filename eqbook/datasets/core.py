@@ -6,8 +6,8 @@
 __all__ = ['PUBLIC', 'LABELS', 'COINCIDENT', 'PublicFile', 'sha256', 'user_folder', 'cache_folder', 'have', 'fetch',
            'take_labels', 'check_label', 'put_labels', 'check_geometry', 'read_extxyz', 'split']
 
-# %% ../../nbs/datasets/core.ipynb #9d2011a4
-import hashlib, os
+# %% ../../nbs/datasets/core.ipynb #dec4dd9d
+import hashlib, os, sys
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -62,17 +62,23 @@ def fetch(name:str, # a key of `PUBLIC`
                          f"eqbook leaves your file alone: replace it by {url}, or load it by its path")
     return _download(name, url, known)
 
-# %% ../../nbs/datasets/core.ipynb #cebc2fab
+# %% ../../nbs/datasets/core.ipynb #fb2da2c4
+def _innermost(error):
+    "The reason under those that the libraries in between have wrapped around it."
+    while inner := error.__cause__ or error.__context__: error = inner
+    return getattr(error, "strerror", None) or error
+
 def _download(name, url, known):
     import pooch
     path = cache_folder()/name
     if path.is_file() and sha256(path) != known: path.unlink()
-    try: return Path(pooch.retrieve(url, known_hash=f"sha256:{known}", fname=name, path=path.parent))
+    pooch.get_logger().setLevel("WARNING") # what fails is said once, below
+    try: return Path(pooch.retrieve(url, known_hash=f"sha256:{known}", fname=name, path=path.parent, progressbar=sys.stderr.isatty()))
     except ValueError as e:
         raise ValueError(f"{name}: what {url} sent does not have the SHA-256 {known}; it was removed from {path.parent}. "
                          "The public file has changed or the download broke: try again") from e
     except OSError as e:
-        raise FileNotFoundError(f"{name}: could not be fetched from {url} ({e}). Download it where there is a network "
+        raise FileNotFoundError(f"{name}: could not be fetched from {url} ({_innermost(e)}). Download it where there is a network "
                                 "and set EQBOOK_DATA_DIR to its folder") from e
 
 # %% ../../nbs/datasets/core.ipynb #c91fa4e8
