@@ -100,12 +100,12 @@ def demo_command(
         report = demo(data, pairs(key), out, epochs, seed, not quiet)
     typer.echo(report_table(report))
 
-# %% ../nbs/lab/cli.ipynb #0fa69b94
+# %% ../nbs/lab/cli.ipynb #23a0d441
 @app.command("train")
 def train_command(
         model:Annotated[str, typer.Argument(help="invnet, simpleeqnet or eqnet.")],
-        target:Annotated[str, typer.Option(help="What to learn: charges, dipole or energy.")],
         out:Annotated[Path, typer.Option(help="Folder to make.")],
+        target:Annotated[Optional[str], typer.Option(help="What to learn: charges, dipole or energy; default: charges, or the dipole for simpleeqnet.")]=None,
         data:Data="gfn2", key:Key=None,
         resume:Annotated[bool, typer.Option("--resume", help="Continue the training in --out.")]=False,
         epochs:Annotated[int, typer.Option(min=1, help="Passes over the training frames.")]=100,

@@ -7,10 +7,11 @@ __all__ = ['DATASETS', 'LARGEST', 'UNIT', 'find_dataset', 'dataset_table', 'fetc
            'sizes', 'train_model', 'evaluate_model', 'training_table', 'evaluation_table', 'find_class',
            'check_symmetry', 'broken_words']
 
-# %% ../nbs/lab/jobs.ipynb #fe51d771
+# %% ../nbs/lab/jobs.ipynb #dc0a05a3
 import hashlib, importlib.util, inspect, sys, traceback
 from importlib import import_module
 from pathlib import Path
+from typing import Optional
 
 from ase.data import chemical_symbols
 
@@ -134,8 +135,8 @@ def _device(name):
         raise ValueError(f"device={name!r} cannot be used here: write auto, cpu, cuda (an NVIDIA GPU), cuda:1 (the second one) or mps (Apple's); "
                          "`eqbook doctor` lists those of this machine") from None
 
-# %% ../nbs/lab/jobs.ipynb #babb1cdd
-def train_model(model:str, target:str,    # for instance "invnet", "charges"; see `eqbook.models.MODELS`
+# %% ../nbs/lab/jobs.ipynb #7887287e
+def train_model(model:str, target:Optional[str], # for instance "invnet", "charges"; see `eqbook.models.MODELS`; None: its first target
                 out,                      # folder to make, or with `resume` to continue
                 data="gfn2", keys=None,   # see `labelled_frames`
                 cutoff:float=5.,          # Angstrom
@@ -149,8 +150,9 @@ def train_model(model:str, target:str,    # for instance "invnet", "charges"; se
     _usable(cutoff=(cutoff, LARGEST), lr=(settings.get("lr", 1.), float("inf")))
     _device(settings.get("device"))
     import torch
-    from eqbook.models import Config, build, configure
+    from eqbook.models import MODELS, Config, build, configure
     from eqbook.training import fit
+    target = target or next(iter(MODELS.get(model, ())), None)
     build(Config(model, target, (1, 8), cutoff, **network or {})) # a mistake in the names shows before the data are read
     frames = labelled_frames(data, target, keys)
     chosen = sizes(frames, data)

@@ -22,7 +22,7 @@ from eqbook.jobs import sizes
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = shutil.which("eqbook", path=Path(sys.executable).parent)
-TRAIN = ("train", "invnet", "--target", "charges", "--data", "own.xyz", "--key", "charges=my_charges", "--features", "8", "--interactions", "1",
+TRAIN = ("train", "invnet", "--data", "own.xyz", "--key", "charges=my_charges", "--features", "8", "--interactions", "1",
          "--device", "cpu", "--schedule", "constant", "--epochs", "2")
 
 
@@ -131,6 +131,7 @@ def test_demo_on_own_file(workshop, tmp_path):
 
 @pytest.mark.parametrize("args, words", [  # real processes
     (("train", "schnet", *TRAIN[2:], "--out", "new"), "there are invnet, simpleeqnet, eqnet"),
+    (("train", "schnet", "--out", "new"), "there are invnet, simpleeqnet, eqnet"),
     ((*TRAIN, "--out", "net"), "net is not empty"),
     ((*TRAIN, "--out", "net", "--resume", "--lr", "0.1"), "settings.lr: 0.005 there, 0.1 here"),
     (("start", "/sys/eqbook"), "/sys/eqbook"),
@@ -160,7 +161,7 @@ def test_a_mistake_is_one_line(args, words, workshop):
     ((*TRAIN, "--out", "new", "--resume"), "no training run to continue", 1),
     ((*TRAIN, "--data", "others.xyz", "--out", "net", "--resume"), "characters) here", 1),
     ((*TRAIN, "--out", "new", "--epochs", "0"), "--epochs", 2),
-    (("train", "invnet"), "--target", 2),
+    (("train", "invnet"), "--out", 2),
     (("evaluate", "nothing"), "water-", 1),
     (("evaluate", "net", "--data", "others.xyz"), "others.xyz, frame 0: no charges", 1),
     ((*TRAIN, "--data", "nowhere.xyz", "--out", "new"), "nowhere.xyz: no such file", 1),
