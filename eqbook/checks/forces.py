@@ -6,20 +6,22 @@
 __all__ = ['check_reference_energies', 'check_potential', 'check_finite_difference_force', 'check_energy_forces_stress',
            'check_force_loss']
 
-# %% ../../nbs/lab/checks_forces.ipynb #ceccff5b
+# %% ../../nbs/lab/checks_forces.ipynb #02670c9f
+import re
+
 import ase
 import numpy as np
 import torch
 from torch import nn
 
 from .. import forces as reference
-from .core import equal, flows, gradients_reach, lone, refuses, runs, shaped, symmetric, takes, water
+from .core import equal, flows, gradients_reach, lone, module, refuses, runs, shaped, symmetric, takes, water
 from ..datasets.water import load_water
 from ..exercises import Wrong, checker
 from ..graphs import BatchedTorchAtoms, TorchAtoms, scatter_sum
 from ..schnet import InvNet, SimpleRBF, mae, mse
 
-# %% ../../nbs/lab/checks_forces.ipynb #5c3ea1ba
+# %% ../../nbs/lab/checks_forces.ipynb #b27cee3c
 def _energies(symbols, **elements):
     "Frames of the given compositions whose energy is exactly the sum of their elements' energies."
     frames = [ase.Atoms(s) for s in symbols]
@@ -51,13 +53,24 @@ def check_reference_energies(reference_energies):
     if abs(got[1] + 1) > 1e-6 or abs(got[8] + 9) > 1e-6:
         raise Wrong("Where no sum fits exactly, least squares finds the best one: with -10 and -12 eV for water and -2 eV for H2 that is -1 eV for H and -9 "
                     "eV for O.")
+    chains = _energies(("H2", "H4"), H=0.)
+    for atoms, energy in zip(chains, (-2., -6.)): atoms.info["energy"] = energy
+    got = runs(reference_energies, chains, on="H2 and H4")
+    if abs(got[1] + 1.4) > 1e-6:
+        raise Wrong(f"With -2 eV for H2 and -6 eV for H4 least squares gives -1.4 eV for H, but yours is {got[1]:.6g} eV. The energies are those of whole "
+                    "frames, not per atom.")
     large = _energies(("H2O", "CO2", "CH4") * 2, H=-16650.0001, C=-1030.1, O=-2041.3)
     if abs(runs(reference_energies, large, on="large energies")[1] + 16650.0001) > 1e-6:
         raise Wrong("Energies near -16650 eV lose their digits: compute everything in float64.")
     refuses(lambda: reference_energies([]), "An empty list of frames")
-    refuses(lambda: reference_energies([frames[0], ase.Atoms("H")]), "A frame without energy")
+    bare = [*frames[:3], ase.Atoms("H")]
+    refuses(lambda: reference_energies(bare), "A frame without energy")
+    try: reference_energies(bare)
+    except ValueError as error:
+        if not re.search(r"\b[34]\b", str(error)):
+            raise Wrong(f"The error should say which frame has no energy. For the last of four frames yours says: {error}") from None
 
-# %% ../../nbs/lab/checks_forces.ipynb #1bd45f59
+# %% ../../nbs/lab/checks_forces.ipynb #e3d218bc
 class _Pairs(nn.Module):
     "Half the sum of exp(-d) over the neighbours of each atom, times a weight."
     def __init__(self, columns=1):
@@ -74,7 +87,7 @@ def _pair_forces(batch):
 
 def _check_potential(Potential, batch):
     takes(Potential, "Potential", "per_atom", "scale")
-    model = runs(Potential, _Pairs(), .5, on="a model of one number per atom").double()
+    model = module(runs(Potential, _Pairs(), .5, on="a model of one number per atom"), "Potential").double()
     got = shaped(runs(model, batch, on="three clusters"), (3,), "The energies of three clusters", torch.float64)
     want = .5 * scatter_sum(_Pairs()(batch), batch.mol_id, 3)[:, 0]
     if torch.allclose(got, 2 * want): raise Wrong("The scale has no effect on your energies: multiply the sum with it.")
@@ -85,6 +98,9 @@ def _check_potential(Potential, batch):
     if "scale" not in dict(model.named_buffers()):
         raise Wrong("Keep the scale as a buffer, `self.register_buffer(\"scale\", ...)`, so that it is stored with the weights and follows them to another "
                     "device.")
+    if "scale" not in model.state_dict():
+        raise Wrong("The scale should be stored with the weights: a buffer is, unless it is made with `persistent=False`.")
+    shaped(runs(model, water(1), on="a batch of one cluster"), (1,), "The energy of a batch of one cluster")
     if not any(True for _ in model.parameters()): raise Wrong("The weights of `per_atom` are not part of your `Potential`: assign it to an attribute.")
     refuses(lambda: Potential(_Pairs(columns=0)).double()(batch), "A `per_atom` that returns (N,)")
     gradients_reach(model, model(batch), "`Potential`")
@@ -147,7 +163,7 @@ def check_finite_difference_force(finite_difference_force):
     small = runs(finite_difference_force, cubic, atoms, 1, 0, on="the default step")
     if abs(small + 3 * .81 - .4) > 1e-7: raise Wrong(f"With the default step of 1e-4 the force should be {-3 * .81 + .4:.6f}, but yours is {small:.6f}.")
 
-# %% ../../nbs/lab/checks_forces.ipynb #92c3268a
+# %% ../../nbs/lab/checks_forces.ipynb #5c2f88e9
 def _ice():
     "Two batches' worth of a small skew crystal, periodic in three directions."
     atoms = ase.Atoms("OH2OH2", [[0, 0, 0], [.76, .59, 0], [-.76, .59, 0], [0, 2.7, 1.], [.76, 3.3, 1.], [-.76, 3.3, 1.]],
@@ -185,6 +201,8 @@ def check_energy_forces_stress(energy_forces_stress):
     if any(t.requires_grad for t in energy_forces_stress(model, batch)):
         raise Wrong("Energies, forces and stresses should carry no gradient: `energy.detach()`.")
     refuses(lambda: energy_forces_stress(model, water(1)), "A cluster, which has no volume,")
+    slab = batch.replace(pbc=torch.tensor([True, True, False]).expand(2, 3))
+    refuses(lambda: energy_forces_stress(model, slab), "A slab, periodic in two directions,")
 
 # %% ../../nbs/lab/checks_forces.ipynb #9449722a
 @checker("ex_2_17")

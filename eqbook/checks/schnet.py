@@ -7,27 +7,29 @@ __all__ = ['check_simple_rbf', 'check_invariant_convolution', 'check_embedding',
            'check_parity', 'check_train_in_batches', 'check_cosine_cutoff', 'check_fix_total', 'check_interaction',
            'check_inv_net', 'check_element_means']
 
-# %% ../../nbs/lab/checks_schnet.ipynb #46d5a9a7
+# %% ../../nbs/lab/checks_schnet.ipynb #896d49f7
 import math
 import re
 
 import numpy as np
 import torch
+from ase.build import molecule
 from torch import nn
 
 from .. import schnet as reference
-from .core import equal, flows, gradients_reach, lone, refuses, runs, shaped, symmetric, takes, transplant, water
+from .core import equal, flows, gradients_reach, lone, module, refuses, runs, shaped, symmetric, takes, transplant, water
 from ..datasets.water import load_water
 from ..exercises import Wrong, checker
 from ..graphs import BatchedTorchAtoms, TorchAtoms, scatter_sum
 
-# %% ../../nbs/lab/checks_schnet.ipynb #6e2a0d01
+# %% ../../nbs/lab/checks_schnet.ipynb #7828cf65
 @checker("ex_2_1")
 def check_simple_rbf(SimpleRBF):
     takes(SimpleRBF, "SimpleRBF", "n_rbf", "cutoff", "start")
     d = torch.tensor([.0, .9, 1.55, 3., 4.], dtype=torch.float64)
     for n_rbf, cutoff, start in ((10, 3., 0.), (5, 4., 1.)):
-        of, rbf = f"SimpleRBF({n_rbf}, {cutoff}, start={start})", runs(SimpleRBF, n_rbf, cutoff, start, on="these arguments").double()
+        of, rbf = f"SimpleRBF({n_rbf}, {cutoff}, start={start})", runs(SimpleRBF, n_rbf, cutoff, start, on="these arguments")
+        rbf = module(rbf, "SimpleRBF").double()
         got = shaped(runs(rbf, d, on="five distances"), (5, n_rbf), f"{of} of five distances", torch.float64)
         centres = torch.linspace(start, cutoff, n_rbf, dtype=torch.float64)
         at_centres = rbf(centres)
@@ -45,7 +47,7 @@ def check_simple_rbf(SimpleRBF):
     d.requires_grad_()
     flows(runs(SimpleRBF(10, 3.).double(), d, on="distances with a gradient"), "the features", d_ij=d)
 
-# %% ../../nbs/lab/checks_schnet.ipynb #be97694a
+# %% ../../nbs/lab/checks_schnet.ipynb #ebd0b6bb
 def _edges(batch, n_features, n_edge):
     "Random features of nodes and edges, and an envelope."
     n, e = len(batch.positions), len(batch.idx_i)
@@ -59,7 +61,8 @@ def _one_way():
 @checker("ex_2_2")
 def check_invariant_convolution(InvariantConvolution):
     takes(InvariantConvolution, "InvariantConvolution", "feature_dimension", "edge_dimension", "filter_dimension", "activation")
-    answer = runs(InvariantConvolution, 16, 10, 12, on="16 features, 10 edge features and 12 channels of filters").double()
+    answer = runs(InvariantConvolution, 16, 10, 12, on="16 features, 10 edge features and 12 channels of filters")
+    module(answer, "InvariantConvolution").double()
     truth, inputs = reference.InvariantConvolution(16, 10, 12).double(), _edges(water(2), 16, 10)
     n = len(inputs[0])
     shaped(runs(answer, *inputs, on="two clusters"), (n, 16), f"The result for {n} atoms of 16 features", torch.float64)
@@ -84,11 +87,12 @@ def check_invariant_convolution(InvariantConvolution):
     few = _edges(water(1), 4, 3)
     equal(plain(*few), other(*few), "With `activation=nn.Tanh` the result", "The activation is the one that is asked for.")
 
-# %% ../../nbs/lab/checks_schnet.ipynb #ae1b2737
+# %% ../../nbs/lab/checks_schnet.ipynb #0b52ea9e
 @checker("ex_2_3")
 def check_embedding(Embedding):
     takes(Embedding, "Embedding", "n_elements", "feature_dimension")
     layer, species = runs(Embedding, 3, 16, on="3 elements and 16 features"), torch.tensor([2, 0, 0, 2])
+    module(layer, "Embedding")
     shaped(runs(layer, species, on="four atoms"), (4, 16), "The features of four atoms", torch.float32)
     truth = nn.Embedding(3, 16)
     transplant(layer, truth, "`Embedding`")
@@ -104,7 +108,7 @@ def check_embedding(Embedding):
         raise Wrong(f"The table should be drawn from a normal distribution of mean 0 and variance 1; yours has mean {many.mean():.2f} and standard "
                     f"deviation {many.std():.2f}.")
 
-# %% ../../nbs/lab/checks_schnet.ipynb #89e021c0
+# %% ../../nbs/lab/checks_schnet.ipynb #824b91fb
 @checker("ex_2_4")
 def check_losses(mse, mae):
     x, y = torch.randn(2, 7, 3, dtype=torch.float64)
@@ -117,7 +121,7 @@ def check_losses(mse, mae):
         refuses(lambda: f(x, x[:1]), f"`{name}` of shapes (7, 3) and (1, 3)")
         try: f(x[:, :1], x[:, 0])
         except ValueError as error:
-            if not all(str(tuple(shape)) in str(error) for shape in ((7, 1), (7,))):
+            if not all(str(tuple(shape)) in str(error) or str(list(shape)) in str(error) for shape in ((7, 1), (7,))):
                 raise Wrong(f"The error of `{name}` should state both shapes, (7, 1) and (7,), so that its reader finds the mistake. Yours says: "
                             f"{error}") from None
         z = x.clone().requires_grad_()
@@ -157,7 +161,7 @@ def check_train_by_hand(train_by_hand):
     first, second = (train_by_hand(_Table(), batch, 3, lr)[-1] for lr in (1e-2, 1e-1))
     if abs(first - second) < 1e-6: raise Wrong("The learning rate has no effect: hand `lr` to the optimizer.")
 
-# %% ../../nbs/lab/checks_schnet.ipynb #162121ea
+# %% ../../nbs/lab/checks_schnet.ipynb #07d47ce1
 @checker("ex_2_6")
 def check_parity(parity):
     from matplotlib.figure import Figure
@@ -183,13 +187,14 @@ def check_parity(parity):
     slopes = [line for line in lines if len(line) > 1 and np.allclose(line[:, 0], line[:, 1])] + [1 for line in ax.lines if hasattr(line,
         "get_slope") and line.get_slope() == 1]
     if not slopes: raise Wrong("The line of a perfect model is missing: it goes through points whose two coordinates are equal.")
-    if all(isinstance(line, np.ndarray) and np.ptp(line[:, 0]) < .8 * np.ptp(want) for line in slopes):
+    low, high, gap = want.min(), want.max(), .1 * np.ptp(want)
+    if all(isinstance(line, np.ndarray) and (line.min() > low + gap or line.max() < high - gap) for line in slopes):
         raise Wrong("The diagonal should reach from the smallest to the largest value.")
     for axis, label in (("horizontal", ax.get_xlabel()), ("vertical", ax.get_ylabel())):
         if not label: raise Wrong(f"The {axis} axis has no label: name the quantity and its unit.")
         if not re.search(r"\be\b", label): raise Wrong(f"The label of the {axis} axis, {label!r}, does not state the unit: charges are counted in (e).")
 
-# %% ../../nbs/lab/checks_schnet.ipynb #8b3eec81
+# %% ../../nbs/lab/checks_schnet.ipynb #70e8d513
 class _Number(nn.Module):
     def __init__(self):
         super().__init__()
@@ -203,23 +208,24 @@ def _diary():
     def graph(k): return one.replace(labels={"energy": torch.tensor([float(k)], dtype=torch.float64)})
     def loss(model, batch):
         numbers = [int(k) for k in batch.labels["energy"].tolist()]
-        seen.append((numbers, torch.is_grad_enabled()))
-        return (model(batch) - (1. if numbers[0] < 100 else .3)).square()
+        value = (model(batch) - (1. if numbers[0] < 100 else .3)).square()
+        seen.append((numbers, torch.is_grad_enabled(), value.item()))
+        return value
     return [graph(k) for k in range(25)], [graph(100 + k) for k in range(4)], loss, seen
 
 def _one_epoch(seen, epoch):
     "Did an epoch see every training graph once, in batches of ten, and the validation graphs without gradients?"
-    train = [numbers for numbers, _ in seen if numbers[0] < 100]
+    train = [numbers for numbers, *_ in seen if numbers[0] < 100]
     if sorted(sum(train, [])) != list(range(25)):
         raise Wrong(f"In epoch {epoch} each of the 25 training graphs should be seen once, but your loop asked for the loss of {sum(map(len, train))} "
                     "training graphs.")
     if sorted(map(len, train)) != [5, 10, 10]: raise Wrong(f"25 graphs make batches of 10, 10 and 5, but yours have {[len(b) for b in train]}.")
-    valid = [k for numbers, _ in seen if numbers[0] >= 100 for k in numbers]
+    valid = [k for numbers, *_ in seen if numbers[0] >= 100 for k in numbers]
     if sorted(valid) != list(range(100, 104)):
         raise Wrong(f"In epoch {epoch} each of the four validation graphs should be seen once, after training, but {len(valid)} were seen.")
-    if any(enabled for numbers, enabled in seen if numbers[0] >= 100):
+    if any(enabled for numbers, enabled, _ in seen if numbers[0] >= 100):
         raise Wrong("The validation loss should be computed without gradients: `with torch.no_grad():`.")
-    if [numbers[0] >= 100 for numbers, _ in seen] != sorted(numbers[0] >= 100 for numbers, _ in seen):
+    if [numbers[0] >= 100 for numbers, *_ in seen] != sorted(numbers[0] >= 100 for numbers, *_ in seen):
         raise Wrong("The validation set comes after the training batches of an epoch.")
     return sum(train, [])
 
@@ -227,7 +233,8 @@ def _one_epoch(seen, epoch):
 def check_train_in_batches(train_in_batches):
     takes(train_in_batches, "train_in_batches", "model", "train", "valid", "loss", "epochs", "lr")
     train, valid, loss, seen = _diary()
-    model = _Number()
+    model, stale = _Number(), []
+    model.value.register_post_accumulate_grad_hook(lambda p: stale.append(abs(p.grad.item() - 2 * (p.item() - 1)) > 1e-4))
     got = runs(train_in_batches, model, train, valid, loss, 6, .05, on="25 training graphs, four validation graphs and six epochs")
     if not isinstance(got, (tuple, list)) or len(got) != 2 or any(len(part) != 6 for part in got):
         raise Wrong("`train_in_batches` should return two lists with one number for each epoch: training losses and validation losses.")
@@ -239,8 +246,15 @@ def check_train_in_batches(train_in_batches):
     if any(order == list(range(25)) for order in orders):
         raise Wrong("The training graphs come in their old order. Give `batches` a generator, and it shuffles.")
     if orders[0] == orders[1]: raise Wrong("Every epoch has the same order. Make the generator once, before the epochs.")
+    if any(stale): raise Wrong("The gradients of one batch are added to those of the batch before: call `zero_grad` before each `backward`.")
+    for k, told in enumerate(train_losses):
+        values = torch.tensor([[value, len(numbers)] for numbers, _, value in seen[calls * k:calls * (k + 1)] if numbers[0] < 100])
+        means = values[:, 0].mean(), (values[:, 0] * values[:, 1]).sum() / 25
+        if all(abs(told - mean) > 1e-4 * means[0] + 1e-7 for mean in means):
+            raise Wrong(f"The training loss of epoch {k + 1} should be {means[0]:.4f}, the mean loss of its batches, but yours is {told:.4f}.")
     if not train_losses[-1] < .5 * train_losses[0]:
-        raise Wrong("The training loss does not fall. Does every batch end with `backward` and a step of the optimizer, and begin with `zero_grad`?")
+        raise Wrong("The training loss does not fall. Does every batch end with `backward` and a step of the optimizer, and begin with `zero_grad`? "
+                    "Is `lr` the learning rate?")
     best = min(valid_losses)
     if valid_losses[-1] <= best:
         raise Wrong("The validation losses should rise in the end, with the data of this check, but yours do not. Is it the loss of the validation set, and "
@@ -286,11 +300,11 @@ def check_fix_total(fix_total):
     slopes = [torch.autograd.grad((f(q, mol_id, 4) * weight).sum(), q)[0] if f(q, mol_id, 4).requires_grad else 0 * q for f in (fix_total, reference.fix_total)]
     equal(*slopes, "The gradient with respect to q", "The excess depends on q, too: do not detach it.")
 
-# %% ../../nbs/lab/checks_schnet.ipynb #c9d4b3af
+# %% ../../nbs/lab/checks_schnet.ipynb #8380e04e
 @checker("ex_2_10")
 def check_interaction(Interaction):
     takes(Interaction, "Interaction", "feature_dimension", "edge_dimension", "filter_dimension", "activation")
-    answer, truth = runs(Interaction, 16, 10, 12, on="16 features").double(), reference.Interaction(16, 10, 12).double()
+    answer, truth = module(runs(Interaction, 16, 10, 12, on="16 features"), "Interaction").double(), reference.Interaction(16, 10, 12).double()
     inputs = _edges(water(2), 16, 10)
     n = len(inputs[0])
     shaped(runs(answer, *inputs, on="two clusters"), (n, 16), f"The result for {n} atoms of 16 features", torch.float64)
@@ -305,7 +319,7 @@ def check_interaction(Interaction):
     few = _edges(water(1), 4, 3)
     equal(plain(*few), other(*few), "With `activation=nn.Tanh` the result", "Both the convolution and the update have the activation that is asked for.")
 
-# %% ../../nbs/lab/checks_schnet.ipynb #d47f2b6a
+# %% ../../nbs/lab/checks_schnet.ipynb #04c73dee
 _WIDTHS = dict(feature_dimension=16, filter_dimension=12, n_interactions=2, n_elements=2)
 
 def _pair(InvNet, **options):
@@ -321,17 +335,23 @@ def check_inv_net(InvNet):
           "species")
     batch = water(3)
     n = len(batch.positions)
-    fresh = runs(InvNet, 16, 12, 2, reference.SimpleRBF(10, 3.), 2, on="16 features and 2 interactions").double()
+    fresh = module(runs(InvNet, 16, 12, 2, reference.SimpleRBF(10, 3.), 2, on="16 features and 2 interactions"), "InvNet").double()
     if isinstance(getattr(fresh, "interactions", None), (list, tuple)):
         raise Wrong("`interactions` is a Python list, which hides its layers from the optimizer and from `.to()`. An `nn.ModuleList` does not.")
     shaped(runs(fresh, batch, on="three clusters"), (n, 1), f"The result for {n} atoms", torch.float64)
     shaped(runs(fresh, lone(2), on="two atoms without edges"), (2, 1), "The result for two atoms without edges")
     shaped(runs(fresh.float(), water(1, dtype=torch.float32), on="float32"), (24, 1), "The result for 24 atoms in float32", torch.float32)
     symmetric(fresh.double(), batch, "`InvNet`", hint="It may see `species`, `d_ij` and the edges, nothing else.")
+    listed = runs(InvNet, 16, 12, 2, reference.SimpleRBF(10, 3.), 2, species=(1, 8), on="species=(1, 8)")
+    if "species" not in listed.state_dict():
+        raise Wrong("The species table is not kept with the weights: `_keep_table(self, species, n_elements)` in `__init__` does that.")
     answer, truth = _pair(InvNet)
     got, want = answer(batch), truth(batch)
     _explain(got, want, truth, batch)
     gradients_reach(answer, answer(batch), "`InvNet`")
+    for network in (answer, truth): network.radial_basis = reference.SimpleRBF(10, 2.5).double()
+    equal(runs(answer, batch, on="a radial basis that ends before the edges do"), truth(batch), "With a radial basis of cutoff 2.5 Å and edges up to 3 Å the "
+          "result", "The envelope ends at `self.radial_basis.cutoff`.")
     sums = scatter_sum(runs(_pair(InvNet, total=1.)[0], batch, on="total=1.0"), batch.mol_id, batch.n_mols)
     equal(sums, torch.ones(3, 1), "With `total=1.0` the sum over each cluster", "`fix_total` corrects the output, if a total is given.", 1e-6)
     for options in (dict(total=0.), dict(activation=nn.Tanh), dict(cutoff_fn=lambda d, cutoff: (1 - d / cutoff).clamp_min(0)**2), dict(species=(1, 8))):
@@ -355,7 +375,7 @@ def _explain(got, want, truth, batch):
     equal(got, want, "With the reference's weights the result", "Embedding, then the interactions one after the other, each added to the features, then the "
           "readout.")
 
-# %% ../../nbs/lab/checks_schnet.ipynb #d568a282
+# %% ../../nbs/lab/checks_schnet.ipynb #e2e13bf1
 @checker("ex_2_12")
 def check_element_means(element_means):
     takes(element_means, "element_means", "train", "label")
@@ -366,12 +386,16 @@ def check_element_means(element_means):
     got = shaped(runs(model, batch, on="a batch"), (len(batch.positions), 1), "The prediction for a batch", torch.float64)
     equal(got, truth(batch), "The prediction", "It is the mean label of the atom's element in the training set.")
     shaped(model(batch.to(dtype=torch.float32)), got.shape, "The prediction for a float32 batch", torch.float32)
-    carbon = TorchAtoms(_methane(), 3., (1, 6, 8), dtype=torch.float64)
-    got = runs(model, carbon, on="an element that the training set lacks")
-    equal(got, truth(carbon), "For carbon, which the training set lacks, the prediction", "It is the mean over all atoms of the training set.")
     other = [g.replace(labels={"magmoms": g.numbers.double()}) for g in graphs]
     equal(runs(element_means, other, "magmoms", on="another label")(batch), batch.numbers.double()[:, None], "The prediction of another label")
+    for name, table in (("carbon", (1, 6, 8)), ("sulfur", (1, 8, 16))):
+        frame = molecule({"carbon": "CH4", "sulfur": "SH2"}[name])
+        strange, few = TorchAtoms(frame, 3., table, dtype=torch.float64), _without_labels(graphs, table)
+        got = runs(runs(element_means, few, "magmoms", on=f"a table with {name}, which no graph has"), strange, on=f"{name}, which the training set lacks")
+        equal(got, reference.element_means(few, "magmoms")(strange), f"For {name}, which the training set lacks, the prediction",
+              "It is the mean over all atoms of the training set.")
 
-def _methane():
-    from ase.build import molecule
-    return molecule("CH4")
+def _without_labels(graphs, table):
+    "The graphs in another table of elements; their only label is each atom's number."
+    species = torch.tensor(table)
+    return [g.replace(table=table, species=torch.searchsorted(species, g.numbers), labels={"magmoms": g.numbers.double()}) for g in graphs]

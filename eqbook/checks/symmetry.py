@@ -6,14 +6,15 @@
 __all__ = ['check_rotate_vector', 'check_random_rotation', 'check_representation', 'check_act', 'check_equivariance_error',
            'check_random_permutation', 'check_built']
 
-# %% ../../nbs/lab/checks_symmetry.ipynb #33f47c5c
+# %% ../../nbs/lab/checks_symmetry.ipynb #f1720b41
 import math
 
 import torch
+from e3nn.o3 import Irreps
 from torch import nn
 
 from .. import symmetry as reference
-from .core import equal, flows, gradients_reach, refuses, runs, shaped, takes, transplant
+from .core import equal, flows, gradients_reach, module, refuses, runs, shaped, takes, transplant
 from ..exercises import Wrong, checker
 
 # %% ../../nbs/lab/checks_symmetry.ipynb #17d962d6
@@ -47,7 +48,7 @@ def check_rotate_vector(rotate_vector):
     angle = torch.tensor(.4, dtype=torch.float64, requires_grad=True)
     flows(rotate_vector(x, z, angle)[0], "the turned vector", angle=angle)
 
-# %% ../../nbs/lab/checks_symmetry.ipynb #4920dc6b
+# %% ../../nbs/lab/checks_symmetry.ipynb #a9cdf898
 @checker("ex_0_2")
 def check_random_rotation(random_rotation):
     takes(random_rotation, "random_rotation", "d", "generator", "dtype")
@@ -72,8 +73,10 @@ def check_random_rotation(random_rotation):
                     "preferred. Did you use the signs of the diagonal of `r`?")
     if (many.square().mean(0) - 1 / 3).abs().max() > .08:
         raise Wrong("The squares of the entries should all be 1/3 on average, but yours are not: some directions are preferred.")
+    if not torch.equal(random_rotation(3, torch.Generator().manual_seed(7), torch.float32), first.float()):
+        raise Wrong("With `dtype=torch.float32` the matrix should be that of float64, rounded once. Draw and compute in float64, and cast at the end.")
 
-# %% ../../nbs/lab/checks_symmetry.ipynb #5c69d7cc
+# %% ../../nbs/lab/checks_symmetry.ipynb #2ca85c89
 def _moves():
     "A rotation, a mirror and the inversion."
     gen = torch.Generator().manual_seed(1)
@@ -97,12 +100,14 @@ def check_representation(representation):
             got = shaped(runs(representation, kind, M, on=f'"{kind}" and {name}'), want.shape, f'The matrix of {name} for "{kind}"')
             equal(got, want, f'The matrix of {name} for "{kind}"', hint)
     shaped(runs(representation, "1x1o+1x2e", M.float(), on="a float32 matrix"), (8, 8), 'The matrix for "1x1o+1x2e" in float32', torch.float32)
+    irreps = Irreps("2x0e+1x1o")
+    equal(runs(representation, irreps, M, on='`Irreps("2x0e+1x1o")`, no string,'), reference.representation(irreps, M), 'The matrix for `Irreps("2x0e+1x1o")`')
     flat = torch.diag(torch.tensor([-1., 1.], dtype=torch.float64))
     for kind, want in (("vector", flat), ("pseudovector", -flat)): equal(runs(representation, kind, flat, on="two dimensions"), want,
         f'The matrix of a mirror in the plane for "{kind}"')
     refuses(lambda: representation("spinor", M), 'The unknown kind "spinor"')
 
-# %% ../../nbs/lab/checks_symmetry.ipynb #2bb4b512
+# %% ../../nbs/lab/checks_symmetry.ipynb #8aa5f706
 @checker("ex_0_4")
 def check_act(act):
     takes(act, "act", "x", "kind", "g", "per")
@@ -127,6 +132,8 @@ def check_act(act):
     same("all three at once", "The matrix comes first, then the translation, then the permutation.", x, "point", element("any", _moves()["a mirror"], t, p))
     same("a move of nothing", "", x, "vector", element("nothing"))
     same("float32 vectors and a float64 move", "", x.float(), "point", element("any", _moves()["a mirror"], t))
+    y = x.clone().requires_grad_()
+    flows(act(y, "point", element("any", _moves()["a mirror"], t, p)), "the moved points", x=y)
     refuses(lambda: act(x, "vector", renumber, "molecule"), 'The unknown `per="molecule"`')
     refuses(lambda: act(x, "vector", element("rotation", torch.eye(2, dtype=torch.float64))), "Three components and a matrix of the plane")
 
@@ -187,7 +194,7 @@ def check_random_permutation(random_permutation):
         raise Wrong("Two generators with the same seed should give the same permutation. Pass `generator` to every function that draws random numbers.")
     equal(runs(random_permutation, torch.zeros(1, dtype=torch.long), on="a single atom"), torch.tensor([0]), "The permutation of a single atom")
 
-# %% ../../nbs/lab/checks_symmetry.ipynb #cc5bb840
+# %% ../../nbs/lab/checks_symmetry.ipynb #917fb67c
 class _Built(nn.Module):
     def __init__(self):
         super().__init__()
@@ -200,7 +207,7 @@ class _Built(nn.Module):
 @checker("ex_0_7")
 def check_built(Built):
     takes(Built, "Built")
-    model = runs(Built, on="no arguments").double()
+    model = module(runs(Built, on="no arguments"), "Built").double()
     b = torch.randn(6, 2, 3, dtype=torch.float64)
     shaped(runs(model, b, on="six molecules"), (6, 3), "The dipoles of six molecules", torch.float64)
     for name, M in _moves().items():
