@@ -43,7 +43,7 @@ def _tensors(x):
     if isinstance(x, AtomGraph): x = [*vars(x).values(), *x.labels.values()]
     return [t for each in x for t in _tensors(each)] if isinstance(x, (list, tuple)) else []
 
-# %% ../../nbs/lab/checks_core.ipynb #e62004ef
+# %% ../../nbs/lab/checks_core.ipynb #f3807800
 def runs(f:Callable,       # the answer
          *args,            # its arguments
          on:str,           # what it is called with, in words: "a graph without edges"
@@ -93,7 +93,7 @@ def equal(got,             # what the answer returned
     gap = (got - want)[worst].abs()
     if gap <= tol * scale: return
     if gap < 2e-6 * scale:
-        raise Wrong(f"{what} is right to a few digits only: it is off by {gap:.1g}. Is a float64 cut to float32 on the way, or a small number added?")
+        raise Wrong(f"{what} agrees to single precision only, off by {gap:.1g}. Is a float64 cut to float32 on the way, or a small number added?")
     raise Wrong(f"{what}: where {want[worst]:.6g} is expected, yours gives {got[worst]:.6g}. {hint}".strip())
 
 def refuses(f:Callable,    # without arguments
