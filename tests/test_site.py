@@ -104,7 +104,8 @@ def test_processed_pages(tree):
     cells = json.loads((tree/"_proc"/"01_a.ipynb").read_text())["cells"]
     sources = ["".join(c["source"]) for c in cells]
     assert "title: A" in sources[0] and "number-sections: false" in sources[0] and "output-file" not in sources[0]
-    assert sources[1] == "More words."
+    assert "[open in Colab](https://colab.research.google.com/github/eqbook/eqbook/blob/main/eqbook/exercises_nb/01_a.ipynb)" in sources[1]
+    assert sources[2] == "More words."
     code = [s for s, c in zip(sources, cells) if c["cell_type"] == "code"]
     assert code[0] == 'def twice(x):\n    "Two x."\n    # 1. add\n    raise NotImplementedError("ex_1_1: your turn")'
     assert code[1].startswith('#| code-fold: true\n#| code-summary: "Solution"\ndef twice(x):') and "return x + x" in code[1]

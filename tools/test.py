@@ -5,6 +5,7 @@ import filecmp
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,7 @@ SIGNS = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}
 
 def main(names):
     "Run the checks, print their results, and count."
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C, and so would the processes that are tested
     counts = Counter()
     with tempfile.TemporaryDirectory(prefix="eqbook-test-") as folder:
         tree = snapshot(folder)
