@@ -18,7 +18,7 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/05b_constraints.ipynb #e32aa6e9
+# %% ../nbs/05b_constraints.ipynb #a4ab9e51
 @dataclass(frozen=True, eq=False)
 class Group:
     "A group of 3 x 3 matrices, given by what generates it."
@@ -31,13 +31,15 @@ class Group:
             matrices = tuple(torch.as_tensor(m, dtype=torch.float64) for m in getattr(self, kind))
             for m in matrices:
                 if m.shape != (3, 3) or not m.isfinite().all():
-                    raise ValueError(f"every generator of {self.name} must be a finite 3 x 3 matrix; one in {kind} has shape {tuple(m.shape)}: {m.tolist()}")
-                if kind == "discrete" and abs(torch.linalg.det(m)) < 1e-9: raise ValueError(f"a member of {self.name} must be invertible, but {m.tolist()} is not")
+                    raise ValueError(f"a generator of {self.name} must be a finite 3 x 3 matrix, but one of {kind} has shape {tuple(m.shape)}: {m.tolist()}")
+                if kind == "discrete" and abs(torch.linalg.det(m)) < 1e-9:
+                    raise ValueError(f"a member of {self.name} must be invertible, but {m.tolist()} is not")
             object.__setattr__(self, kind, matrices)
 
-# %% ../nbs/05b_constraints.ipynb #ee39dac4
-TURN_X, TURN_Y, TURN_Z = torch.tensor([[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]], dtype=torch.float64)
-INVERSION, MIRROR = -torch.eye(3, dtype=torch.float64), torch.diag(torch.tensor([1., -1, 1], dtype=torch.float64)) # the mirror contains the vertical
+# %% ../nbs/05b_constraints.ipynb #91e9e9d2
+TURN_X, TURN_Y, TURN_Z = torch.tensor([[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]],
+                                       [[0, -1, 0], [1, 0, 0], [0, 0, 0]]], dtype=torch.float64)
+INVERSION, MIRROR = torch.diag_embed(torch.tensor([[-1, -1, -1], [1, -1, 1]], dtype=torch.float64)) # the mirror contains the vertical
 
 def _turn(k): return torch.linalg.matrix_exp(2 * math.pi / k * TURN_Z) # the k-th part of a full turn about the vertical
 
@@ -69,14 +71,14 @@ def tensor_sum(a:Tensor, # (3, 3) member of the algebra
     for r in range(rank): total = torch.kron(total, torch.eye(3).to(a)) + torch.kron(torch.eye(3**r).to(a), a)
     return total
 
-# %% ../nbs/05b_constraints.ipynb #393a52fa
+# %% ../nbs/05b_constraints.ipynb #0a32c17a
 def constraint_matrix(out:Tensor,  # (m, m) the generator on outputs
                       inp:Tensor,  # (n, n) the same generator on inputs
                      )->Tensor:    # (m n, m n)
     "The matrix C with C vec(W) = vec(out W - W inp), W (m, n) read row by row."
     # 1. Acting from the left on W: out times the identity. From the right: the identity times inp, transposed.
-    eye = lambda like: torch.eye(len(like)).to(like)
-    return torch.kron(out, eye(inp)) - torch.kron(eye(out), inp.T.contiguous())
+    eye_out, eye_in = torch.eye(len(out)).to(out), torch.eye(len(inp)).to(inp)
+    return torch.kron(out, eye_in) - torch.kron(eye_out, inp.T.contiguous())
 
 def null_space(matrix:Tensor,   # (rows, d), float64
                tol:float=1e-9,  # singular values up to it count as zero
@@ -174,12 +176,12 @@ def assembled(model:nn.Module): # any model with EquivariantLinear layers, or no
     finally:
         for layer in layers: layer._made = None
 
-# %% ../nbs/05b_constraints.ipynb #ebbc95c8
+# %% ../nbs/05b_constraints.ipynb #75ab4442
 class GatedProducts(nn.Module):
     "Scalars by SiLU, other tensors times the sigmoid of a scalar each; then products of neighbours are appended. O(3)-equivariant."
     def __init__(self,
                  rep:Mapping,      # rank -> number of tensors that come out of the gate
-                 scale:float=0.3,  # of the products: they must not outgrow their factors
+                 scale:float=0.1,  # of the products: they must not outgrow their factors
                 ):
         super().__init__()
         self.rep, self.scale = _checked(rep, "rep"), scale
