@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gram', 'reconstruct', 'norms', 'mlp', 'ScalarProducts', 'ScalarFeatures', 'ScalarInvariant', 'ScalarEquivariant',
-           'stack_vectors']
+           'stack_vectors', 'differences']
 
 # %% ../nbs/05_scalars.ipynb #6616a513
 from typing import Callable, Optional
@@ -171,3 +171,10 @@ def stack_vectors(*vectors:Tensor, # each (..., d); leading dimensions are broad
     dims = [v.shape[-1] if v.ndim else 0 for v in vectors]
     if len(set(dims)) != 1 or not dims[0]: raise ValueError(f"all vectors must have one and the same dimension d > 0, got vectors of dimensions {dims}")
     return torch.stack(torch.broadcast_tensors(*vectors), -2)
+
+# %% ../nbs/05_scalars.ipynb #6478032b
+def differences(points:Tensor, # (..., n, d), n at least 2
+               )->Tensor:      # (..., n-1, d)
+    "Each point minus the first: all that is left of points when translations must not matter."
+    if _checked(points).shape[-2] < 2: raise ValueError(f"differences need at least two points, got shape {tuple(points.shape)}")
+    return points[..., 1:, :] - points[..., :1, :]
