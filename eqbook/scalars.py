@@ -133,11 +133,15 @@ class ScalarFeatures(ScalarProducts):
         self.scale.copy_(torch.where(spread > 1e-6 * raw.abs().amax(0), spread, 1.))
         return self
 
-# %% ../nbs/05_scalars.ipynb #6d08737f
+# %% ../nbs/05_scalars.ipynb #a2998749
 class ScalarInvariant(nn.Module):
     "A network of scalars, @eq-first-theorem: O(d)-invariant for every d; with `cross`, SO(3)-invariant. Villar et al. 2021."
-    def __init__(self, n_vectors:int, hidden:int=64, depth:int=3, n_out:int=1, norms:bool=True, act:Callable=nn.SiLU, cross:bool=False,
-                 anchors:Optional[int]=None): # `depth` hidden layers of width `hidden`; the others as in `ScalarFeatures`
+    def __init__(self, n_vectors:int,        # n
+                 hidden:int=64, depth:int=3, # width and number of hidden layers
+                 n_out:int=1,                # scalars that come out
+                 norms:bool=True,            # as in `ScalarFeatures`, like the last two
+                 act:Callable=nn.SiLU,       # makes a module
+                 cross:bool=False, anchors:Optional[int]=None):
         super().__init__()
         self.features = ScalarFeatures(n_vectors, norms, cross, anchors)
         self.net = mlp([self.features.n_scalars] + depth * [hidden] + [n_out], act)
@@ -146,11 +150,15 @@ class ScalarInvariant(nn.Module):
                )->Tensor:             # (..., n_out)
         return self.net(self.features(vectors))
 
-# %% ../nbs/05_scalars.ipynb #ea0de3f4
+# %% ../nbs/05_scalars.ipynb #2e141df3
 class ScalarEquivariant(nn.Module):
     "Scalar functions times vectors, @eq-scalar-equivariant: O(d)-equivariant for every d; with `cross`, SO(3)-equivariant. Villar et al. 2021."
-    def __init__(self, n_vectors:int, hidden:int=64, depth:int=3, n_out:int=1, norms:bool=True, cross:bool=False, act:Callable=nn.SiLU,
-                 anchors:Optional[int]=None): # `depth` hidden layers of width `hidden`; the others as in `ScalarFeatures`
+    def __init__(self, n_vectors:int,        # n
+                 hidden:int=64, depth:int=3, # width and number of hidden layers
+                 n_out:int=1,                # vectors that come out
+                 norms:bool=True, cross:bool=False, # as in `ScalarFeatures`, like the last
+                 act:Callable=nn.SiLU,       # makes a module
+                 anchors:Optional[int]=None):
         super().__init__()
         # 1. `self.features`, and `self.net` from scalars to coefficients
         self.features = ScalarFeatures(n_vectors, norms, cross, anchors)
