@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TURN_X', 'TURN_Y', 'TURN_Z', 'INVERSION', 'MIRROR', 'GROUPS', 'GAIN', 'Group', 'find_group', 'tensor_power',
            'tensor_sum', 'constraint_matrix', 'null_space', 'constraint_basis', 'size', 'EquivariantLinear',
-           'assembled', 'GatedProducts', 'EMLP']
+           'assembled', 'neighbour_products', 'GatedProducts', 'EMLP']
 
 # %% ../nbs/05b_constraints.ipynb #554a405a
 import math
@@ -181,7 +181,21 @@ def assembled(model:nn.Module): # any model with EquivariantLinear layers, or no
     finally:
         for layer in layers: vars(layer).pop("matrix", None)
 
-# %% ../nbs/05b_constraints.ipynb #f2f25231
+# %% ../nbs/05b_constraints.ipynb #d19fec00
+def neighbour_products(tensors:Mapping, # rank -> (number of tensors, 3^rank, B)
+                       scale:float,     # of the results
+                      ):                # pairs of a rank and new numbers (.., B)
+    "Products of neighbours in the lists of vectors and matrices, @eq-emlp-products: O(3)-equivariant."
+    if 1 not in tensors: return
+    v, w = tensors[1], scale * tensors[1].roll(1, 0)
+    yield 0, (v * w).sum(1)
+    if 2 not in tensors: return
+    pairs = min(len(v), len(tensors[2]))
+    v, w, m = (t.split([pairs, len(t) - pairs])[0] for t in (v, w, tensors[2].unflatten(1, (3, 3))))
+    yield 1, (m * w[:, None]).sum(2).flatten(0, 1)
+    yield 2, (v[:, :, None] * w[:, None]).flatten(0, 2)
+
+# %% ../nbs/05b_constraints.ipynb #f387f54f
 GAIN = 1.7 # a gate lets half of a feature pass; this gives its size back
 
 class GatedProducts(nn.Module):
@@ -193,18 +207,9 @@ class GatedProducts(nn.Module):
         super().__init__()
         self.rep, self.scale = _checked(rep, "rep"), scale
         self.scalars, vectors, matrices = (self.rep.get(rank, 0) for rank in range(3))
-        self.gates, self.pairs = [n for rank, n in self.rep.items() if rank], min(vectors, matrices)
+        self.gates, pairs = [n for rank, n in self.rep.items() if rank], min(vectors, matrices)
         self.rep_in = _checked({**self.rep, 0: self.scalars + sum(self.gates)}, "rep")
-        self.rep_out = _checked({**self.rep, 0: self.scalars + vectors, 1: vectors + self.pairs, 2: matrices + self.pairs}, "rep")
-
-    def products(self, tensors): # rank -> (number, 3^rank, B); gives pairs of a rank and new numbers
-        if 1 not in tensors: return
-        v, w = tensors[1], self.scale * tensors[1].roll(1, 0)
-        yield 0, (v * w).sum(1)
-        if not self.pairs: return
-        v, w, m = (t.split([self.pairs, len(t) - self.pairs])[0] for t in (v, w, tensors[2].unflatten(1, (3, 3))))
-        yield 1, (m * w[:, None]).sum(2).flatten(0, 1)
-        yield 2, (v[:, :, None] * w[:, None]).flatten(0, 2)
+        self.rep_out = _checked({**self.rep, 0: self.scalars + vectors, 1: vectors + pairs, 2: matrices + pairs}, "rep")
 
     def forward(self,
                 x:Tensor, # (size(rep_in), B); the last scalars are the gates
@@ -214,16 +219,17 @@ class GatedProducts(nn.Module):
         opened = (GAIN * gates.sigmoid()).split(self.gates)
         tensors = {rank: t.unflatten(0, (-1, 3**rank)) * gate[:, None] for (rank, t), gate in zip(parts.items(), opened)}
         out = {0: [GAIN * nn.functional.silu(scalars)], **{rank: [t.flatten(0, 1)] for rank, t in tensors.items()}}
-        for rank, product in self.products(tensors): out[rank].append(product)
+        for rank, product in neighbour_products(tensors, self.scale): out[rank].append(product)
         return torch.cat([piece for rank in sorted(out) for piece in out[rank]])
 
-# %% ../nbs/05b_constraints.ipynb #fb89b1f1
+# %% ../nbs/05b_constraints.ipynb #769c1877
 def _channels(channels):
     "About a third of the numbers each to scalars, vectors and matrices."
     if not isinstance(channels, int): return _checked(channels, "channels")
     if channels < 27: raise ValueError(f"channels must be at least 27, a third of them for one matrix, not {channels}")
     return {0: channels - channels // 9 * 3 - channels // 27 * 9, 1: channels // 9, 2: channels // 27}
 
+# %% ../nbs/05b_constraints.ipynb #f9aa9358
 class EMLP(nn.Module):
     "Network of vectors, equivariant under a group: linear layers from the constraints, gates and products (after Finzi et al. 2021)."
     def __init__(self,
