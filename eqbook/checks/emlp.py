@@ -57,15 +57,16 @@ def check_null_space(constraint_matrix, null_space):
     equal(torch.tensor(len(runs(null_space, constraint_matrix(turn, turn), on="turns about the vertical"))), torch.tensor(3),
           "The number of maps from vectors to vectors that commute with turns about the vertical")
 
-# %% ../../nbs/lab/checks_emlp.ipynb #2cce8c4a
+# %% ../../nbs/lab/checks_emlp.ipynb #7f788ad3
 def _acts(group, rep):
     "The matrices by which a member of each discrete generator, or a turn by one radian, acts on a list of tensors."
     members = [*group.discrete, *(torch.linalg.matrix_exp(a) for a in group.algebra)]
     return [torch.block_diag(*(reference.tensor_power(g, rank) for rank, n in rep.items() for _ in range(n))) for g in members]
 
 def _check_attributes(answer, truth):
-    hints = {"group": "`find_group` gives it.", "rep_out": "`_checked` sorts it.", "rep_in": "It has one scalar more than was asked for."}
-    for name, hint in hints.items():
+    name = getattr(getattr(answer, "group", None), "name", None) # a learner's Group is another class than the package's
+    if name != truth.group.name: raise Wrong(f"The attribute `group` should be the Group named {truth.group.name}: `find_group` gives it.")
+    for name, hint in {"rep_out": "`_checked` sorts it.", "rep_in": "It has one scalar more than was asked for."}.items():
         want, got = getattr(truth, name), getattr(answer, name, None)
         if got != want: raise Wrong(f"The attribute `{name}` should be {want}, but yours is {got}. {hint}")
 
