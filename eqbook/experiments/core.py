@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 import eqbook
 
-# %% ../../nbs/lab/experiments.ipynb #68e3d998
+# %% ../../nbs/lab/experiments.ipynb #a5e1d3f4
 EXPERIMENTS = {  # name -> (module:function, what it shows)
     "water-charges": ("eqbook.experiments.water:water_charges", "atomic charges of (H2O)8 by NaiveInvNet and InvNet, PBE0 Hirshfeld labels"),
     "water-forces": ("eqbook.experiments.water:water_forces", "energies and forces of (H2O)8, PBE0 labels"),
     "water-dipoles": ("eqbook.experiments.dipoles:water_dipoles", "dipoles of (H2O)8 by EqNet, its parts taken away one by one, PBE0 labels"),
     "weights": ("eqbook.experiments.weights:weights", "the pretrained models: charges, dipoles, energies of water clusters, GFN2-xTB labels"),
     "water-dynamics": ("eqbook.experiments.dynamics:water_dynamics", "optima, ten picoseconds, spectra of (H2O)8 by the pretrained models, against GFN2-xTB"),
-    "pendulum": ("eqbook.experiments.pendulum:pendulum", "scalars, EMLP and plain networks on the springy double pendulum, and what lies beyond the paper"),
+    "pendulum": ("eqbook.experiments.pendulum:pendulum", "scalars, EMLP and plain networks on the springy double pendulum, and beyond the paper"),
 }
 BENCHMARKS = {
     "neighbours": ("eqbook.experiments.bench:neighbours", "vesin against ASE's neighbour list"),
@@ -33,7 +33,7 @@ BENCHMARKS = {
     "schnet": ("eqbook.experiments.bench:schnet", "InvNet against SchNetPack's SchNet, forward and backward"),
     "so3net": ("eqbook.experiments.bench_so3net:so3net", "EquivariantConvolution and EqNet against e3nn and SchNetPack"),
     "so3net-peers": ("eqbook.experiments.bench_so3net:peers", "dipole errors of EqNet and of SchNetPack's networks, trained alike"),
-    "pendulum-steps": ("eqbook.experiments.bench_pendulum:pendulum_steps", "one training step of each network of the pendulum, and of the published form in JAX"),
+    "pendulum-steps": ("eqbook.experiments.bench_pendulum:pendulum_steps", "a training step of each network of the pendulum, and of the published form in JAX"),
 }
 
 def find(name:str,      # of an experiment or benchmark
