@@ -100,7 +100,7 @@ class ScalarField(nn.Module):
                )->Tensor:       # (..., 2n, 3) dz/dt
         # 3. the network of the state's vectors; `_checked` refuses other shapes and dtypes
         z = _checked(z, self.n_masses, self.network.features.mean.dtype)
-        return self.network(pendulum_vectors(z, self.gravity))
+        return self.network(pendulum_vectors(z, self.gravity)) # one vector for each row of the state
 
 # %% ../nbs/05a_dynamics.ipynb #81d4bd46
 class Plain(nn.Module):

@@ -14,10 +14,11 @@ from ..dynamics import hamiltonian_field
 from ..exercises import Wrong, checker
 from ..pendulum import TRUE, Formula
 
-# %% ../../nbs/lab/checks_pendulum.ipynb #1eb60f0e
+# %% ../../nbs/lab/checks_pendulum.ipynb #aa7336d2
 def _coefficients(found, want, what, hint, tol=1e-6):
     "The coefficients that a Formula has, compared with those expected."
-    if not isinstance(found, Formula): raise Wrong(f"For {what} a `Formula` should come back, but yours is {type(found).__name__}.")
+    if type(found).__name__ != "Formula" or not isinstance(getattr(found, "coefficients", None), dict): # the notebook defines a class of its own
+        raise Wrong(f"For {what} a `Formula` should come back, but yours is {type(found).__name__}.")
     got = found.coefficients
     if plain := [v for v in got.values() if not isinstance(v, float)]:
         raise Wrong(f"Coefficients should be Python floats, but one is {type(plain[0]).__name__}: `.tolist()` makes them.")
